@@ -1,0 +1,5 @@
+"""All that the command line can say; the only place that knows absl.flags."""
+
+from flags.build import MODULES, config_from_flags
+
+__all__ = ["MODULES", "config_from_flags"]

@@ -1,0 +1,24 @@
+"""Augmentation and optimisation."""
+
+from flags.define import define
+from mcl_tf.config import AugmentationConfig, TrainingConfig
+
+define(
+    AugmentationConfig,
+    strength="Strength of the colour jitter: brightness, contrast and saturation vary by 0.8 times this, hue by "
+    "0.2 times this of the colour circle.",
+    flip_probability="Probability of a flip.",
+    crop_min_area="Smallest area of a random crop as a share of the picture's.",
+    jitter_probability="Probability of colour jitter.",
+    grey_probability="Probability of greyscale.",
+)
+define(
+    TrainingConfig,
+    epochs="Passes over the training pictures; 0 scores with an untrained network.",
+    max_steps="Train at most so many steps, in whole epochs or a shortened first one; 0 for no limit.",
+    batch_size="Pictures of the global batch, before rotation; each becomes 8 views.",
+    learning_rate="Peak learning rate for 256 instances (64 pictures) a step; grows with the batch.",
+    momentum="Nesterov momentum.",
+    weight_decay="L2 penalty on the weights.",
+    final_learning_rate="Learning rate at the last step as a share of the peak.",
+)

@@ -1,0 +1,54 @@
+"""The command line: `python main.py --dataset=cifar10 --normal=0`; `--help` lists every option."""
+
+import os
+import sys
+import tempfile
+
+from absl import flags as absl_flags
+
+from flags import MODULES, config_from_flags
+from mcl_tf.errors import UsageError
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the main job; gives the exit code."""
+    try:
+        unknown = absl_flags.FLAGS(arguments, known_only=False)[1:]
+        if unknown:
+            raise UsageError(f"Options begin with --. Received: {' '.join(unknown)}")
+        if absl_flags.FLAGS.help:
+            print(__doc__, *(absl_flags.FLAGS.module_help(module) for module in MODULES), sep="\n")
+            return 0
+        config = config_from_flags()
+        import_tensorflow_quietly()
+        from mcl_tf.experiment import run
+
+        run(config)
+    except (UsageError, absl_flags.Error) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow, which --help does without, and keeps what it says of absent GPUs off the screen."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            said.seek(0)
+            os.write(screen, said.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

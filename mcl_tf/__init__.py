@@ -1,0 +1,23 @@
+"""Image anomaly detection by masked contrastive learning and self-ensemble inference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mcl_tf.config import Config
+from mcl_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    from mcl_tf.detector import AnomalyDetector
+
+__version__ = "0.1.0"
+__all__ = ["AnomalyDetector", "Config", "UsageError", "__version__"]
+
+
+def __getattr__(name: str):
+    # TensorFlow takes seconds to import; `main.py --help` needs none of it.
+    if name == "AnomalyDetector":
+        from mcl_tf.detector import AnomalyDetector
+
+        return AnomalyDetector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""The configuration: the one place for every default value and every range.
+
+Frozen dataclasses of plain values; nothing here imports TensorFlow, so that `main.py --help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from mcl_tf.errors import UsageError
+
+SMALL_PICTURE = 96  # From this size on encoders use the 7x7 stem (SimCLR, appendix B.9).
+
+
+def _number(default, low, high):
+    """A numeric field with an inclusive range."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+
+
+def _choice(default, *options):
+    """A field that takes one of the options."""
+    return dataclasses.field(default=default, metadata={"options": options})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which pictures there are and which of them are normal."""
+
+    dataset: str = "digits"
+    normal: tuple[str, ...] = ("0",)
+    labelled: bool = False
+    anomaly_dataset: str = ""
+    image_size: int = _number(0, 0, 1024)
+    calibration_fraction: float = _number(0.1, 0.01, 0.5)
+    seed: int = _number(0, 0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Encoder and projection head."""
+
+    encoder: str = _choice("resnet18", "small", "resnet18", "resnet34", "resnet50")
+    width: float = _number(1.0, 0.0625, 8.0)
+    projection_hidden: int = _number(2048, 1, 65536)
+    projection_dim: int = _number(128, 2, 8192)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """SimCLR's augmentation; a probability of 0 switches a step off."""
+
+    strength: float = _number(0.5, 0.0, 1.0)
+    flip_probability: float = _number(0.5, 0.0, 1.0)
+    crop_min_area: float = _number(0.08, 0.01, 1.0)
+    jitter_probability: float = _number(0.8, 0.0, 1.0)
+    grey_probability: float = _number(0.2, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Masked contrastive loss; `beta` None means 2 with labels and 1 / temperature without."""
+
+    alpha: float = _number(0.05, 0.0, 1000.0)
+    beta: float | None = _number(None, 0.0, 1000.0)
+    temperature: float = _number(0.2, 0.001, 100.0)
+    spa_weight: float = _number(1.0, 0.0, 1000.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation. `learning_rate` is for 256 instances (64 pictures) a step and grows with them."""
+
+    epochs: int = _number(400, 0, 1_000_000)
+    max_steps: int = _number(0, 0, 2**31 - 1)
+    batch_size: int = _number(128, 1, 1_048_576)
+    learning_rate: float = _number(0.3, 0.0, 1e6)
+    momentum: float = _number(0.9, 0.0, 0.9999)
+    weight_decay: float = _number(1e-6, 0.0, 1.0)
+    final_learning_rate: float = _number(5e-4, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """Gaussians and self-ensemble inference."""
+
+    views: int = _choice(8, 1, 4, 8)
+    method: str = _choice("weighted", "weighted", "mean", "min")
+    embedding: str = _choice("encoder", "encoder", "projection")
+    shrinkage: float | str | None = dataclasses.field(
+        default="ledoit_wolf", metadata={"low": 0.0, "high": 1.0, "options": ("ledoit_wolf", None)}
+    )
+    pass_rate: float = _number(0.95, 0.0, 1.0)
+    scoring_batch_size: int = _number(128, 1, 65536)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where and how a run happens; nothing here changes a figure, so a run may be resumed with other values."""
+
+    run_dir: str = ""
+    data_dir: str = ""
+    strategy: str = _choice("auto", "auto", "one_device", "mirrored")
+    evaluate_every: int = _number(0, 0, 1_000_000)
+    checkpoint_every: int = _number(10, 1, 1_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on, in groups; field names are unique across the groups.
+
+    Raises:
+      UsageError: a value is out of its range; the message names field, range and value.
+    """
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self):
+        for group in dataclasses.fields(self):
+            section = getattr(self, group.name)
+            for field in dataclasses.fields(section):
+                check(field, getattr(section, field.name))
+
+    def replace(self, **overrides: Any) -> Config:
+        """A copy with some fields changed by their flat names, e.g. `replace(encoder="small", epochs=3)`."""
+        groups = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
+        for name, value in overrides.items():
+            if name not in owner:
+                raise UsageError(f"Unknown option. Possible: {', '.join(sorted(owner))}. Received: {name}")
+            value = tuple(value) if isinstance(value, list) else value
+            groups[owner[name]] = dataclasses.replace(groups[owner[name]], **{name: value})
+        return Config(**groups)
+
+    def flat(self) -> dict[str, Any]:
+        """All fields by their flat names."""
+        return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+
+    def to_json(self) -> str:
+        """The configuration as indented JSON, one object a group."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          UsageError: the text is no JSON object of known groups and fields.
+        """
+        try:
+            groups = json.loads(text)
+            flat = {name: value for group in groups.values() for name, value in group.items()}
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"This is not a configuration in JSON: {error}") from None
+        return cls().replace(**flat)
+
+    def differences(self, other: Config) -> list[str]:
+        """Fields in which two configurations would give other figures, as `name: mine, not theirs`."""
+        mine, theirs = self.flat(), other.flat()
+        runtime = {f.name for f in dataclasses.fields(RunConfig)}
+        return [
+            f"{name}: {mine[name]!r}, not {theirs[name]!r}"
+            for name in mine
+            if mine[name] != theirs[name] and name not in runtime
+        ]
+
+
+def value_type(field: dataclasses.Field) -> type:
+    """The scalar type of a field: bool, int, float or str (tuples and unions by their first member)."""
+    return {"bool": bool, "int": int, "float": float}.get(str(field.type).split(" ")[0], str)
+
+
+def describe_range(field: dataclasses.Field) -> str:
+    """What a field may hold, in words for messages and help."""
+    meta = field.metadata
+    options = [str(option).lower() if option is None else str(option) for option in meta.get("options", ())]
+    if "low" in meta:
+        noun = "an integer" if value_type(field) is int else "a number"
+        options.append(f"{noun} from {meta['low']:g} to {meta['high']:g}")
+    if len(options) > 1:
+        return ", ".join(options[:-1]) + " or " + options[-1]
+    return "".join(options)
+
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Refuses a value outside the field's range.
+
+    Raises:
+      UsageError: says what is possible and what was received.
+    """
+    meta, kind = field.metadata, value_type(field)
+    if value == field.default or ("options" in meta and value in meta["options"]):
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if "low" in meta:
+        whole = kind is not int or value == int(value) if is_number and value == value else False
+        valid = is_number and whole and meta["low"] <= value <= meta["high"]
+    elif "options" in meta:
+        valid = False
+    elif str(field.type).startswith("tuple"):
+        valid = isinstance(value, tuple) and bool(value) and all(isinstance(v, str) and v for v in value)
+    else:
+        valid = isinstance(value, kind)
+    if not valid:
+        possible = describe_range(field) or f"a {field.type}"
+        raise UsageError(f"{field.name} must be {possible}. Received: {value!r}")

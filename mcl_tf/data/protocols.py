@@ -1,0 +1,128 @@
+"""Which picture plays which part: what is trained on, and what is told from what at the end.
+
+One class (or several that count as one) against the dataset's other classes, labelled classes against the
+others, or a whole dataset against another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf import views
+from mcl_tf.config import DataConfig
+from mcl_tf.data.sources import Source, load_source
+from mcl_tf.errors import UsageError
+
+MIN_SIZE, MAX_SIZE = 16, 224  # what a side is brought to when no image_size is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The pictures of an experiment.
+
+    Attributes:
+      class_names: names of the classes that the model tells apart; one in one-class training.
+      image_size: the network's input side in pixels.
+      train: uint8 [n, s, s, 3], normal pictures of the train split.
+      train_labels: int32 [n], numbers into `class_names`.
+      test: (picture uint8 [s, s, 3], is_anomaly bool, id string, class name string), the whole test split.
+      sizes: numbers of train, normal test and anomalous test pictures, where known.
+    """
+
+    class_names: tuple[str, ...]
+    image_size: int
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: tf.data.Dataset
+
+
+def choose_size(image_size: int, shape) -> int:
+    """The input side: what was asked for, or the pictures' longer side, held between 16 and 224 pixels."""
+    sides = [side or MAX_SIZE for side in shape[:2]]
+    return image_size or int(np.clip(max(sides), MIN_SIZE, MAX_SIZE))
+
+
+def parse_classes(names, source: Source) -> list[int]:
+    """Class numbers for numbers or names; `all` is every class.
+
+    Raises:
+      UsageError: a name or number that the dataset does not have.
+    """
+    if tuple(names) == ("all",):
+        return list(range(len(source.class_names)))
+    chosen = []
+    for name in names:
+        if name in source.class_names:
+            chosen.append(source.class_names.index(name))
+        elif name.isdecimal() and int(name) < len(source.class_names):
+            chosen.append(int(name))
+        else:
+            possible = ", ".join(f"{i} {c}" if str(i) != c else c for i, c in enumerate(source.class_names))
+            raise UsageError(f"{source.name} has no such class. Possible: {possible} or all. Received: {name}")
+    if len(set(chosen)) != len(chosen):
+        raise UsageError(f"A normal class is named twice. Received: {','.join(names)}")
+    return chosen
+
+
+def build_task(config: DataConfig, data_dir: str = "") -> Task:
+    """Reads the training pictures into memory and lays out the test split as a stream.
+
+    Raises:
+      UsageError: a class or dataset that does not exist, or a choice that leaves no anomalies to find.
+    """
+    source = load_source(config.dataset, data_dir)
+    normal = parse_classes(config.normal, source)
+    if len(normal) == len(source.class_names) and not config.anomaly_dataset:
+        raise UsageError(
+            "Every class is normal, so that the test split holds no anomaly. Leave a class out of --normal "
+            f"or name an --anomaly_dataset. Received: {','.join(config.normal)}"
+        )
+    size = choose_size(config.image_size, source.picture_shape)
+    names = [source.class_names[c] for c in normal]
+    groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
+
+    pictures, labels = read_pictures(source.read("train", normal), size)
+    labels = np.array([groups[int(label)] for label in labels], np.int32)
+    test = _labelled_stream(source, size, normal)
+    if config.anomaly_dataset:
+        other = load_source(config.anomaly_dataset, data_dir)
+        # Its pictures are anomalies whatever their class; the dataset's own other classes count as such too.
+        test = test.concatenate(_labelled_stream(other, size, []))
+    return Task(tuple(names) if config.labelled else ("+".join(names),), size, pictures, labels, test)
+
+
+def _labelled_stream(source: Source, size: int, normal) -> tf.data.Dataset:
+    """The test split as (picture, is_anomaly, id, class name)."""
+    names, wanted = tf.constant(source.class_names), tf.constant(normal, tf.int64)
+
+    def describe(index, example):
+        picture, label = example
+        identifier = tf.strings.join([source.name, "/test/", tf.strings.as_string(index)])
+        is_anomaly = ~tf.reduce_any(label == wanted)
+        return views.prepare(picture[None], size)[0], is_anomaly, identifier, names[label]
+
+    return source.read("test").enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
+
+
+def read_pictures(dataset: tf.data.Dataset, size: int):
+    """Reads (picture, class) or pictures alone into memory at the network's size.
+
+    Args:
+      dataset: elements uint8 [h, w, c] or (uint8 [h, w, c], int).
+      size: side in pixels.
+
+    Returns:
+      uint8 [n, size, size, 3] and int32 [n] or None.
+    """
+
+    def prepare(picture, *label):
+        return (views.prepare(picture[None], size)[0], *label)
+
+    batches = list(dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True).batch(256).as_numpy_iterator())
+    if not batches:
+        raise UsageError("There are no pictures. Received: an empty dataset")
+    columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
+    return columns[0], columns[1].astype(np.int32) if len(columns) > 1 else None

@@ -1,0 +1,119 @@
+"""Where pictures come from: scikit-learn's embedded digits and TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf.errors import UsageError
+
+DIGITS_TRAIN = 1198  # The first two thirds train; the last third, written by other people, tests.
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A labelled set of pictures in two splits.
+
+    Attributes:
+      name: the dataset's name.
+      class_names: the name of every class number.
+      picture_shape: (height, width, channels); None where pictures differ.
+      read: (split, classes) -> `tf.data.Dataset` of (picture uint8 [h, w, c], class int64), always in the same
+        order; split is "train" or "test"; classes, a list of numbers or None for all, selects pictures.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    picture_shape: tuple[int | None, int | None, int]
+    read: Callable[..., tf.data.Dataset]
+
+
+def load_source(name: str, data_dir: str = "") -> Source:
+    """Opens a dataset by name.
+
+    Args:
+      name: "digits", or the name of an image-classification set of TensorFlow Datasets.
+      data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
+
+    Raises:
+      UsageError: the name is unknown, the set is not one of labelled pictures, or it cannot be had.
+    """
+    return _digits() if name == "digits" else _tensorflow_datasets(name, data_dir)
+
+
+def _digits() -> Source:
+    """The 1,797 digits that scikit-learn ships, 8x8 grey levels 0 to 16."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pictures = np.round(data.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
+    parts = {"train": slice(0, DIGITS_TRAIN), "test": slice(DIGITS_TRAIN, None)}
+
+    def read(split, classes=None):
+        x, y = pictures[parts[split]], data.target[parts[split]]
+        keep = np.isin(y, classes) if classes is not None else slice(None)
+        return tf.data.Dataset.from_tensor_slices((x[keep], y[keep].astype(np.int64)))
+
+    return Source("digits", tuple(str(name) for name in data.target_names), (8, 8, 1), read)
+
+
+def _tensorflow_datasets(name: str, data_dir: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    builder = _builder(tfds, name, data_dir)
+    features = builder.info.features
+    label = features["label"] if "label" in features else None
+    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
+        raise UsageError(
+            f"--dataset={name} is not a set of pictures with one class each. "
+            f"Possible: sets whose features hold an image and a label. Received: {', '.join(features)}"
+        )
+    missing = {"train", "test"} - set(builder.info.splits)
+    if missing:
+        raise UsageError(
+            f"--dataset={name} has no {' and no '.join(sorted(missing))} split. "
+            f"Received: {', '.join(builder.info.splits)}"
+        )
+
+    def read(split, classes=None):
+        data = builder.as_dataset(
+            split,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one file after the other: a fixed order
+        )
+        data = data.map(lambda example: (example["image"], example["label"]))
+        if classes is not None:
+            wanted = tf.constant(classes, tf.int64)
+            data = data.filter(lambda _, y: tf.reduce_any(y == wanted))
+        decode = features["image"].decode_example
+        return data.map(lambda x, y: (decode(x), y), tf.data.AUTOTUNE, deterministic=True)
+
+    return Source(name, tuple(label.names), features["image"].shape, read)
+
+
+def _builder(tfds, name, data_dir):
+    """The prepared builder of a dataset; downloads it where it must."""
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None)
+    except (ValueError, tfds.core.registered.DatasetNotFoundError):
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, known, n=4) or ["digits", "cifar10", "cifar100", "mnist"]
+        raise UsageError(
+            "Unknown dataset. Possible: digits, or an image-classification set of TensorFlow Datasets such as "
+            f"{', '.join(close)}. Received: {name}"
+        ) from None
+    if not builder.data_path.exists():
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # downloads fail in as many ways as there are hosts
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise UsageError(
+                f"TensorFlow Datasets could not prepare {name} in {builder.data_path}: {reason}. "
+                f"Prepare it where there is a network with `python -m tensorflow_datasets build {name} "
+                "--data_dir=DIR`, copy DIR here and pass --data_dir=DIR; or use --dataset=digits"
+            ) from None
+    return builder

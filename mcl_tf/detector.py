@@ -1,0 +1,208 @@
+"""The library's front door: an anomaly detector that learns from normal pictures.
+
+Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", IJCAI 2021 (arXiv:2105.08793).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf import networks, views
+from mcl_tf.config import Config
+from mcl_tf.data import inputs
+from mcl_tf.errors import UsageError
+from mcl_tf.gaussians import GaussianFitter
+from mcl_tf.inference import SelfEnsembleScorer
+from mcl_tf.monitoring import tracked
+from mcl_tf.scoring import self_ensemble, threshold_at
+from mcl_tf.training import Trainer
+
+_CONFIG, _WEIGHTS = "config.json", "scorer.weights.h5"
+
+
+class AnomalyDetector:
+    """Scores how little a picture looks like the normal ones; higher is more abnormal, everywhere.
+
+    >>> detector = AnomalyDetector(encoder="small", epochs=20).fit(normal_pictures)
+    >>> scores = detector.decision_function(pictures)
+    >>> detector.save("detector"); AnomalyDetector.load("detector").predict(pictures)
+
+    Pictures are a uint8 array [n, h, w, c] with c = 1, 3 or 4, or a `tf.data.Dataset` of such pictures, batched
+    or single, alone or with labels.
+
+    Args:
+      config: a `Config`; its defaults if None.
+      **overrides: single options by name, e.g. `encoder="small"`, `epochs=20`.
+
+    Attributes:
+      config: the configuration.
+      threshold_: score above which a picture counts as an anomaly.
+      calibration_scores_: float32 [m], scores of the normal pictures held out from training.
+      class_names_: names of the classes that the detector tells apart.
+      scorer_: the `SelfEnsembleScorer` behind it.
+
+    Raises:
+      UsageError: an unknown option or a value out of range.
+    """
+
+    def __init__(self, config: Config | None = None, **overrides: Any):
+        self.config = (config or Config()).replace(**overrides)
+        self.class_names_: tuple[str, ...] = ()
+        self.calibration_scores_ = np.zeros(0, np.float32)
+        self.scorer_: SelfEnsembleScorer | None = None
+        self._score_batch = None
+
+    @property
+    def threshold_(self) -> float:
+        return float(self._fitted().threshold)
+
+    def fit(self, images, labels=None, *, class_names=None, callbacks=None) -> AnomalyDetector:
+        """Trains on normal pictures, fits the Gaussians and sets the threshold.
+
+        A seeded share of the pictures (`calibration_fraction`) is held out from training and sets the threshold.
+        With `run_dir` in the configuration, checkpoints are kept there and training goes on from the newest.
+
+        Args:
+          images: normal pictures; they are held in memory, as uint8 at the network's size.
+          labels: int [n], classes 0 to C - 1, for labelled training; None for one class. A dataset brings its
+            own as the second part of its elements.
+          class_names: names of the classes; their numbers by default.
+          callbacks: a function `Trainer -> list of Keras callbacks`.
+
+        Returns:
+          The detector.
+        """
+        pictures, labels = inputs.collect(images, labels, self.config.data.image_size)
+        count = 1 if labels is None else int(labels.max()) + 1
+        self._check_classes(labels, count, class_names)
+        if count > 1:
+            self.config = self.config.replace(labelled=True)
+        labels = np.zeros(len(pictures), np.int32) if labels is None else labels
+        held_out = inputs.hold_out(len(pictures), self.config.data)
+
+        trainer = Trainer(self.config, pictures[~held_out], labels[~held_out], self.config.run.run_dir or None)
+        self._set_scorer(make_scorer(trainer.model, self.config, count))
+        trainer.fit(callbacks(trainer) if callbacks else ())
+        self.fit_gaussians(pictures[~held_out], labels[~held_out])
+        self.calibration_scores_ = self.decision_function(pictures[held_out])
+        self.scorer_.threshold.assign(threshold_at(self.calibration_scores_, self.config.scoring.pass_rate))
+        return self
+
+    def fit_gaussians(self, pictures, labels) -> None:
+        """Fits the Gaussians to the embeddings of pictures uint8 [n, s, s, 3] with labels int [n], in batches."""
+        scorer = self._fitted()
+        embed = tf.function(lambda batch: scorer.embed(batch, 8), reduce_retracing=True)
+        rotations = np.array(views.view_rotations(8))
+        fitter = GaussianFitter(scorer.means.shape[1])
+        size = self.config.scoring.scoring_batch_size
+        starts = range(0, len(pictures), size)
+        for start in tracked(starts, "Fitting Gaussians", len(starts)):
+            embeddings = embed(tf.constant(pictures[start : start + size])).numpy()
+            repeated = np.repeat(labels[start : start + size], 8)
+            flat = embeddings.reshape(-1, embeddings.shape[-1])
+            fitter.update(flat, repeated, np.tile(rotations, len(embeddings)))
+        scorer.set_gaussians(fitter.gaussians(self.config.scoring.shrinkage))
+
+    def distances(self, images) -> np.ndarray:
+        """Mahalanobis distances of every view to every class: float32 [n, V, C]."""
+        scorer = self._fitted()
+        if self._score_batch is None:
+            self._score_batch = tf.function(scorer.distances, reduce_retracing=True)
+        batches = inputs.scoring_batches(images, self.config.scoring.scoring_batch_size, scorer.image_size)
+        found = [self._score_batch(batch).numpy() for batch in tracked(batches, "Scoring")]
+        shape = (0, self.config.scoring.views, scorer.means.shape[1])
+        return np.concatenate(found) if found else np.zeros(shape, np.float32)
+
+    def decision_function(self, images) -> np.ndarray:
+        """Anomaly scores float32 [n]; higher is more abnormal."""
+        return self_ensemble(self.distances(images), self.config.scoring.method)[0].numpy()
+
+    def predict(self, images) -> np.ndarray:
+        """int32 [n]: 1 for an anomaly (score above the threshold), 0 for a normal picture."""
+        return (self.decision_function(images) > self.threshold_).astype(np.int32)
+
+    def save(self, path) -> None:
+        """Writes the detector to a folder: its configuration as JSON, its weights as HDF5."""
+        scorer = self._fitted()
+        path = pathlib.Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        scorer.save_weights(str(path / _WEIGHTS))
+        facts = {
+            "config": json.loads(self.config.to_json()),
+            "image_size": scorer.image_size,
+            "class_names": self.class_names_,
+            "calibration_scores": [float(score) for score in self.calibration_scores_],
+        }
+        temporary = path / (_CONFIG + ".tmp")
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        os.replace(temporary, path / _CONFIG)
+
+    @classmethod
+    def load(cls, path) -> AnomalyDetector:
+        """Reads what `save` wrote; nothing in it is executed.
+
+        Raises:
+          UsageError: the folder holds no detector.
+        """
+        path = pathlib.Path(path)
+        try:
+            facts = json.loads((path / _CONFIG).read_text())
+            detector = cls(Config.from_json(json.dumps(facts["config"])))
+            size, names, scores = facts["image_size"], facts["class_names"], facts["calibration_scores"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"There is no detector in {path}, which `save` would have written: {error}") from None
+        detector.class_names_ = tuple(names)
+        detector.calibration_scores_ = np.array(scores, np.float32)
+        encoder = networks.build_encoder(detector.config.model, size)
+        head = networks.build_projection_head(detector.config.model, encoder.output_shape[-1])
+        detector._set_scorer(SelfEnsembleScorer(
+            _embedding_network(encoder, head, detector.config), detector.config.scoring, len(names)
+        ))
+        try:
+            detector.scorer_.load_weights(str(path / _WEIGHTS))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {reason}") from None
+        return detector
+
+    def export(self, path) -> str:
+        """Writes a SavedModel for TF Serving into the folder `path`; see `mcl_tf.export.export_saved_model`."""
+        from mcl_tf.export import export_saved_model
+
+        return export_saved_model(self._fitted(), path)
+
+    def _fitted(self) -> SelfEnsembleScorer:
+        if self.scorer_ is None:
+            raise UsageError("This detector knows no normal pictures yet; call fit or load first")
+        return self.scorer_
+
+    def _set_scorer(self, scorer) -> None:
+        self.scorer_, self._score_batch = scorer, None
+
+    def _check_classes(self, labels, count, class_names) -> None:
+        if labels is not None and (labels.min() < 0 or len(np.unique(labels)) != count):
+            raise UsageError(
+                f"Labels must be 0 to C - 1 with pictures of every class. Received: {np.unique(labels).tolist()}"
+            )
+        names = tuple(class_names or (str(number) for number in range(count)))
+        if len(names) != count:
+            raise UsageError(f"{count} classes need as many names. Received: {', '.join(names)}")
+        self.class_names_ = names
+
+
+def make_scorer(model, config: Config, num_classes: int) -> SelfEnsembleScorer:
+    """A scorer that shares the weights of a model in training."""
+    network = _embedding_network(model.encoder, model.projection_head, config)
+    return SelfEnsembleScorer(network, config.scoring, num_classes)
+
+
+def _embedding_network(encoder, head, config: Config):
+    if config.scoring.embedding == "encoder":
+        return encoder
+    return tf.keras.Model(encoder.inputs, head(encoder.outputs[0]), name="embedding")

@@ -1,0 +1,65 @@
+"""The scorer: pictures in, anomaly scores out, with everything that this takes as its weights.
+
+Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mcl_tf import gaussians, scoring, views
+from mcl_tf.config import ScoringConfig
+
+
+class SelfEnsembleScorer(tf.keras.Model):
+    """Embeds the views of a picture, measures their distances to the Gaussians and joins them into a score.
+
+    Network, Gaussians and threshold are its weights: they are saved, loaded and exported together.
+
+    Args:
+      network: model float [n, s, s, 3] in [0, 1] -> [n, D].
+      config: views, method.
+      num_classes: the number of classes C.
+    """
+
+    def __init__(self, network, config: ScoringConfig, num_classes: int):
+        super().__init__(name="scorer")
+        self.network = network
+        self.config = config
+        self.image_size = network.input_shape[1]
+        dimension = network.output_shape[-1]
+        shape = (views.ROTATIONS, num_classes, dimension)
+        self.means = self._constant("means", shape)
+        self.whitenings = self._constant("whitenings", (*shape, dimension))
+        self.threshold = self._constant("threshold", ())
+        self.built = True
+
+    def _constant(self, name, shape):
+        return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False, dtype="float32")
+
+    def set_gaussians(self, fitted: gaussians.ClassConditionalGaussians) -> None:
+        """Takes over fitted Gaussians."""
+        self.means.assign(fitted.means)
+        self.whitenings.assign(fitted.whitenings)
+
+    def embed(self, images, count: int):
+        """uint8 [n, h, w, c] of any size -> normalised float32 [n, count, D] of 8, 4 or 1 views, one batch."""
+        pictures = views.to_float(views.prepare(images, self.image_size))
+        embeddings = self.network(views.self_ensemble_views(pictures, count), training=False)
+        embeddings = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=-1)
+        return tf.reshape(embeddings, [-1, count, self.network.output_shape[-1]])
+
+    def distances(self, images):
+        """uint8 [n, h, w, c] -> Mahalanobis distances float32 [n, V, C] of every view to every class."""
+        count = self.config.views
+        embeddings = self.embed(images, count)
+        rotations = tf.tile(views.view_rotations(count), [tf.shape(embeddings)[0]])
+        flat = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
+        means, whitenings = tf.convert_to_tensor(self.means), tf.convert_to_tensor(self.whitenings)
+        distances = gaussians.mahalanobis(flat, rotations, means, whitenings)
+        return tf.reshape(distances, [-1, count, self.means.shape[1]])
+
+    def call(self, images):
+        """uint8 [n, h, w, c] -> score float32 [n], is_anomaly bool [n], nearest_class int32 [n]."""
+        scores, classes = scoring.self_ensemble(self.distances(images), self.config.method)
+        return {"score": scores, "is_anomaly": scores > self.threshold, "nearest_class": classes}

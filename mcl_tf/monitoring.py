@@ -1,0 +1,178 @@
+"""What one sees of a training: progress, TensorBoard, warnings. Keras callbacks; they change nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mcl_tf.config import Config
+from mcl_tf.errors import UsageError
+
+COLLAPSED = 0.99  # mean cosine of different instances from which on an embedding counts as constant
+_TIMED_STEPS = 5  # steps after the first, which compiles, that the forecast rests on
+_SCALARS_EVERY = 100  # steps between TensorBoard points within an epoch
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line to the terminal, above a progress bar if there is one."""
+    console.print(text, markup=False)
+
+
+def tracked(items, description: str, total: int | None = None):
+    """The items, with a progress bar that goes away at the end."""
+    with progress(description, transient=True) as bar:
+        task = bar.add_task("", total=total, note="")
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def progress(description: str, **kwargs) -> Progress:
+    """A progress bar with the time left; where output is no terminal nothing is drawn."""
+    columns = [TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns.append(TextColumn("{task.fields[note]}"))
+    return Progress(*columns, console=console, disable=not console.is_terminal, **kwargs)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 40 s, 4 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+class FiniteLoss(tf.keras.callbacks.Callback):
+    """Stops at the first step whose loss is not a finite number."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"The loss is {loss} at step {int(self.model.optimizer.iterations)}; stopped, the last good "
+                f"checkpoint is kept. Try a smaller --learning_rate (now {self.config.training.learning_rate:g}) "
+                f"or a larger --temperature (now {self.config.loss.temperature:g})"
+            )
+
+
+class CollapseWarning(tf.keras.callbacks.Callback):
+    """Says once, in words, that the embedding has become constant."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.said = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        similarity = float((logs or {}).get("negative_similarity", 0.0))
+        if similarity <= COLLAPSED or self.said:
+            return
+        self.said = True
+        loss = self.model.loss_config
+        advice = "a smaller --learning_rate or a larger --batch_size"
+        if loss.beta < 1.0 / loss.temperature:
+            advice = f"--beta={1.0 / loss.temperature:g} (1 / temperature; now {loss.beta:g}), or {advice}"
+        say(
+            f"Warning: after epoch {epoch + 1} all pictures have nearly the same projection (mean similarity of "
+            f"negatives {similarity:.3f}): the network tells nothing apart. Try {advice}."
+        )
+
+
+class ProgressReport(tf.keras.callbacks.Callback):
+    """A bar over all steps with the loss and the time left; a line every tenth where there is no terminal."""
+
+    def __init__(self, total_steps: int):
+        super().__init__()
+        self.step, self.total = 0, total_steps
+        self.bar = None
+        self.timed = 0
+        self.started = 0.0
+
+    def on_train_begin(self, logs=None):
+        self.step = int(self.model.optimizer.iterations)
+        self.bar = progress("Training")
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.total, completed=self.step, note="")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.timed += 1
+        left = self.total - self.step
+        if self.timed == 1:
+            self.started = time.perf_counter()
+        elif self.timed == 1 + _TIMED_STEPS and left > 0:
+            pace = (time.perf_counter() - self.started) / _TIMED_STEPS
+            say(f"Training takes about {duration(pace * left)} more ({pace * 1000:.0f} ms a step, {left} steps).")
+        loss = float(logs["loss"])
+        self.bar.update(self.task, completed=self.step, note=f"loss {loss:.3f}")
+        tenth = max(self.total // 10, 1)
+        if not console.is_terminal and self.step % tenth == 0 and self.timed > 1 + _TIMED_STEPS:
+            pace = (time.perf_counter() - self.started) / (self.timed - 1)
+            say(f"  step {self.step} of {self.total}, loss {loss:.3f}, {duration(pace * left)} left")
+
+    def close(self):
+        """Takes the bar off the screen; also for a training that an error ended."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class TensorBoardScalars(tf.keras.callbacks.Callback):
+    """Losses, similarities, learning rate and throughput under `<directory>/train`, by step."""
+
+    def __init__(self, directory: str, schedule, batch_size: int):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(f"{directory}/train")
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.last = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % _SCALARS_EVERY == 0:
+            self.write(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.write(logs)
+
+    def write(self, logs):
+        """Writes one point of every curve; an epoch's figures are means since its beginning."""
+        step, now = int(self.model.optimizer.iterations), time.perf_counter()
+        with self.writer.as_default(step=step):
+            for name, value in (logs or {}).items():
+                group = "similarity" if name.endswith("similarity") else "loss"
+                tf.summary.scalar(f"{group}/{name.removesuffix('_similarity')}", value)
+            tf.summary.scalar("training/learning_rate", self.schedule(step))
+            if self.last is not None and step > self.last[0]:
+                rate = (step - self.last[0]) * self.batch_size / (now - self.last[1])
+                tf.summary.scalar("training/pictures_per_second", rate)
+        self.last = (step, now)
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+class PeriodicEvaluation(tf.keras.callbacks.Callback):
+    """Calls `evaluate() -> {name: figure}` every few epochs and writes `<directory>/evaluation`."""
+
+    def __init__(self, directory: str, evaluate, every: int):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(f"{directory}/evaluation")
+        self.evaluate = evaluate
+        self.every = every
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        with self.writer.as_default(step=int(self.model.optimizer.iterations)):
+            for name, value in self.evaluate().items():
+                tf.summary.scalar(f"evaluation/{name}", value)
+        self.writer.flush()

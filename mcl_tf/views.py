@@ -1,0 +1,77 @@
+"""The self-supervised task: pictures in four rotations, and the views of self-ensemble inference.
+
+Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), sections 3.1 (rotations) and 3.3 (self-ensemble).
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+ROTATIONS = 4
+
+
+def prepare(images, size: int):
+    """Resizes pictures to the network's square; the same code in training, scoring and the SavedModel.
+
+    Bilinear with antialiasing, rounded to uint8, so that a picture stored at the network's size and one
+    resized on the fly are equal to the bit. The aspect ratio is not kept.
+
+    Args:
+      images: uint8 [n, h, w, c] with c = 1 (repeated to 3), 3 or 4 (the last, alpha, is dropped).
+      size: side of the result in pixels.
+
+    Returns:
+      uint8 [n, size, size, 3].
+    """
+    if images.shape[-1] == 4:
+        images = images[..., :3]
+    if images.shape[1] != size or images.shape[2] != size:
+        images = tf.round(tf.image.resize(images, (size, size), antialias=True))
+    images = tf.saturate_cast(images, tf.uint8)
+    return tf.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def to_float(images):
+    """uint8 [..., 3] -> float32 in [0, 1]."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def rotate(images, k: int):
+    """Square pictures [n, s, s, c] turned counter-clockwise by k quarter turns, as numpy.rot90."""
+    if k == 0:
+        return images
+    if k == 2:
+        return images[:, ::-1, ::-1]
+    turned = tf.transpose(images, (0, 2, 1, 3))
+    return turned[:, ::-1] if k == 1 else turned[:, :, ::-1]
+
+
+def _interleave(versions):
+    """List of V tensors [n, ...] -> [n * V, ...], the versions of one picture side by side."""
+    stacked = tf.stack(versions, axis=1)
+    return tf.reshape(stacked, tf.concat([[-1], tf.shape(stacked)[2:]], 0))
+
+
+def four_rotations(images):
+    """The instances of a batch: [B, s, s, c] -> [4 B, s, s, c]; row 4 i + k is picture i turned k times."""
+    return _interleave([rotate(images, k) for k in range(ROTATIONS)])
+
+
+def self_ensemble_views(images, views: int = 8):
+    """The views that score a picture (section 3.3).
+
+    Args:
+      images: [n, s, s, c].
+      views: 8 (rotations, plain and flipped left-right), 4 (rotations) or 1 (the picture alone).
+
+    Returns:
+      [n * views, s, s, c], a picture's views side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
+    """
+    flips = [images, images[:, :, ::-1]] if views == 8 else [images]
+    turns = range(1 if views == 1 else ROTATIONS)
+    return _interleave([rotate(picture, k) for k in turns for picture in flips])
+
+
+def view_rotations(views: int = 8):
+    """The rotation of each view in the order of `self_ensemble_views`: a list of `views` ints."""
+    return {8: [0, 0, 1, 1, 2, 2, 3, 3], 4: [0, 1, 2, 3], 1: [0]}[views]
