@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
+from mcl_tf.version import __version__
 
 if TYPE_CHECKING:
     from mcl_tf.detector import AnomalyDetector
 
-__version__ = "0.1.0"
+
 __all__ = ["AnomalyDetector", "Config", "UsageError", "__version__"]
 
 

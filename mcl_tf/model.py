@@ -56,7 +56,7 @@ class MaskedContrastiveModel(tf.keras.Model):
 
     def train_step(self, data):
         """One step on uint8 or float pictures [B, s, s, 3] (0 to 255) and int labels [B]."""
-        images, labels = data
+        images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas.current()
         step = self.optimizer.iterations
         instances, rotations, labels = make_instances(images, labels)

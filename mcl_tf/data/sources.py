@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from mcl_tf.errors import UsageError
 
+_DOWNLOAD_RETRIES = 5  # some seconds; with the 10 of TensorFlow Datasets a missing network takes minutes to show
 DIGITS_TRAIN = 1198  # The first two thirds train; the last third, written by other people, tests.
 
 
@@ -64,7 +66,7 @@ def _digits() -> Source:
 def _tensorflow_datasets(name: str, data_dir: str) -> Source:
     import tensorflow_datasets as tfds
 
-    builder = _builder(tfds, name, data_dir)
+    builder = _find_builder(tfds, name, data_dir)
     features = builder.info.features
     label = features["label"] if "label" in features else None
     if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
@@ -72,6 +74,7 @@ def _tensorflow_datasets(name: str, data_dir: str) -> Source:
             f"--dataset={name} is not a set of pictures with one class each. "
             f"Possible: sets whose features hold an image and a label. Received: {', '.join(features)}"
         )
+    _prepare(builder)
     missing = {"train", "test"} - set(builder.info.splits)
     if missing:
         raise UsageError(
@@ -95,10 +98,10 @@ def _tensorflow_datasets(name: str, data_dir: str) -> Source:
     return Source(name, tuple(label.names), features["image"].shape, read)
 
 
-def _builder(tfds, name, data_dir):
-    """The prepared builder of a dataset; downloads it where it must."""
+def _find_builder(tfds, name, data_dir):
+    """The builder of a dataset, prepared or not."""
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
+        return tfds.builder(name, data_dir=data_dir or None)
     except (ValueError, tfds.core.registered.DatasetNotFoundError):
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=4) or ["digits", "cifar10", "cifar100", "mnist"]
@@ -106,14 +109,22 @@ def _builder(tfds, name, data_dir):
             "Unknown dataset. Possible: digits, or an image-classification set of TensorFlow Datasets such as "
             f"{', '.join(close)}. Received: {name}"
         ) from None
-    if not builder.data_path.exists():
-        try:
-            builder.download_and_prepare()
-        except Exception as error:  # downloads fail in as many ways as there are hosts
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise UsageError(
-                f"TensorFlow Datasets could not prepare {name} in {builder.data_path}: {reason}. "
-                f"Prepare it where there is a network with `python -m tensorflow_datasets build {name} "
-                "--data_dir=DIR`, copy DIR here and pass --data_dir=DIR; or use --dataset=digits"
-            ) from None
-    return builder
+
+
+def _prepare(builder) -> None:
+    """Downloads and prepares a dataset that is not there yet."""
+    from tensorflow_datasets.core.download import downloader
+
+    if builder.data_path.exists():
+        return
+    downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what failed is said once, below
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # noqa: BLE001 - downloads fail in as many ways as there are hosts
+        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        raise UsageError(
+            f"TensorFlow Datasets could not prepare {builder.name} in {builder.data_path}: {reason}. "
+            f"Prepare it where there is a network with `python -m tensorflow_datasets build {builder.name} "
+            "--data_dir=DIR`, copy DIR here and pass --data_dir=DIR; or use --dataset=digits"
+        ) from None

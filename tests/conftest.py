@@ -1,0 +1,58 @@
+"""Set-up of all tests: four logical CPUs, so that several replicas run on any machine."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+
+@pytest.fixture
+def rng():
+    """Seeded random numbers."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """A prepared set of TensorFlow Datasets, `tiny_pictures`: 30 train and 12 test pictures of 3 colours.
+
+    Gives its data_dir. Picture i of a split has class i % 3 and the grey level i in its alpha-free corner, so
+    that a test can tell which picture it sees.
+    """
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class TinyPictures(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=(20, 20, 3)),
+                        "label": tfds.features.ClassLabel(names=["red", "green", "blue"]),
+                    }
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(30), "test": self._generate_examples(12)}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    picture = np.zeros((20, 20, 3), np.uint8)
+                    picture[..., i % 3] = 200
+                    picture[0, 0] = i
+                    yield i, {"image": picture, "label": i % 3}
+
+    data_dir = tmp_path_factory.mktemp("tfds")
+    builder = TinyPictures(data_dir=str(data_dir))
+    builder.download_and_prepare()
+    return str(data_dir)

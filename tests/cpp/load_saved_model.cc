@@ -1,0 +1,79 @@
+// Runs a SavedModel through the loader that TF Serving uses, on a batch of pictures.
+//
+//   load_saved_model MODEL_DIR SIGNATURE PICTURES N,H,W,C
+//
+// PICTURES holds N * H * W * C plain bytes. The signature must have one input, which is uint8. Every output is
+// one line, "name dtype value value ...". Exit codes: 2 wrong arguments, 3 pictures that cannot be read, 4 a
+// model that cannot be loaded, 5 no such signature, 6 a run that fails, 7 an output of an unexpected dtype.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "tensorflow/cc/saved_model/loader.h"
+#include "tensorflow/core/framework/tensor.h"
+
+namespace tf = tensorflow;
+
+static int Fail(int code, const std::string& message) {
+  std::fprintf(stderr, "%s\n", message.c_str());
+  return code;
+}
+
+template <typename T>
+static void PrintValues(const tf::Tensor& tensor) {
+  // Nine significant digits tell every two float32 apart.
+  for (int64_t i = 0; i < tensor.NumElements(); ++i) std::printf(" %.9g", double(tensor.flat<T>()(i)));
+}
+
+int main(int argc, char** argv) {
+  if (argc != 5) return Fail(2, "usage: load_saved_model MODEL_DIR SIGNATURE PICTURES N,H,W,C");
+
+  long long n, h, w, c;
+  char rest;
+  const int sides = std::sscanf(argv[4], "%lld,%lld,%lld,%lld%c", &n, &h, &w, &c, &rest);
+  if (sides != 4 || n < 0 || h < 0 || w < 0 || c < 0) return Fail(2, std::string("no N,H,W,C: ") + argv[4]);
+  const tf::TensorShape shape({n, h, w, c});
+
+  std::ifstream file(argv[3], std::ios::binary);
+  const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file || int64_t(bytes.size()) != shape.num_elements()) {
+    return Fail(3, std::string(argv[3]) + " does not hold pictures of shape " + argv[4]);
+  }
+  tf::Tensor pictures(tf::DT_UINT8, shape);
+  if (!bytes.empty()) std::memcpy(pictures.flat<uint8_t>().data(), bytes.data(), bytes.size());
+
+  tf::SavedModelBundle model;
+  auto status = tf::LoadSavedModel(tf::SessionOptions(), tf::RunOptions(), argv[1], {"serve"}, &model);
+  if (!status.ok()) return Fail(4, status.ToString());
+
+  const auto found = model.GetSignatures().find(argv[2]);
+  if (found == model.GetSignatures().end() || found->second.inputs().size() != 1) {
+    return Fail(5, std::string("no signature of one input is called ") + argv[2]);
+  }
+  std::vector<std::string> names, tensors;
+  for (const auto& output : found->second.outputs()) {
+    names.push_back(output.first);
+    tensors.push_back(output.second.name());
+  }
+  std::vector<tf::Tensor> outputs;
+  const std::string input = found->second.inputs().begin()->second.name();
+  status = model.session->Run({{input, pictures}}, tensors, {}, &outputs);
+  if (!status.ok()) return Fail(6, status.ToString());
+
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    std::printf("%s %s", names[i].c_str(), tf::DataTypeString(outputs[i].dtype()).c_str());
+    switch (outputs[i].dtype()) {
+      case tf::DT_FLOAT: PrintValues<float>(outputs[i]); break;
+      case tf::DT_INT32: PrintValues<int32_t>(outputs[i]); break;
+      case tf::DT_BOOL: PrintValues<bool>(outputs[i]); break;
+      default: return Fail(7, names[i] + " is of an unexpected dtype");
+    }
+    std::printf("\n");
+  }
+  return 0;
+}

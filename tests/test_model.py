@@ -1,0 +1,133 @@
+"""The training step: its loss, its gradient and its replicas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf import losses
+from mcl_tf.config import Config
+from mcl_tf.data.pipeline import training_batches
+from mcl_tf.model import make_instances
+from mcl_tf.replicas import Replicas
+from mcl_tf.training import build_model, resolve_loss
+
+CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8)
+
+
+def pictures(rng, count=16, size=16):
+    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def train(config, replicas, images, labels, steps, batch_size):
+    """Trains on logical CPUs; gives the model and the history of its logs, one step an epoch."""
+    devices = [f"/cpu:{i}" for i in range(replicas)]
+    strategy = (
+        tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy("/cpu:0")
+    )
+    with strategy.scope():
+        model = build_model(config, images.shape[1])
+        model.compile(optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), jit_compile=False)
+    history = model.fit(
+        training_batches(images, labels, batch_size, seed=0),
+        epochs=steps,
+        steps_per_epoch=1,
+        verbose=0,
+        shuffle=False,
+    )
+    return model, history.history
+
+
+def test_the_reported_loss_is_that_of_the_public_functions(rng):
+    model = build_model(CONFIG.replace(spa_weight=0.5, labelled=True), 16)
+    images, labels = pictures(rng, 6), tf.constant([0, 0, 1, 1, 1, 2])
+    instances, rotations, labels = make_instances(tf.constant(images), labels)
+    replicas = Replicas.current()
+    inputs = model.augment(instances, rotations, 3, replicas)
+    projections = model(inputs, training=True)
+    loss, parts = model.contrastive_loss(projections, labels, rotations, 3, replicas)
+
+    mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}  # the labelled defaults
+    views = tf.reshape(projections, [2, 24, 8])
+    partners = losses.sample_partners(labels, rotations, tf.constant([CONFIG.data.seed + 1, 3], tf.int64))
+    ccm = losses.ccm_loss(views, labels, rotations, **mask)
+    spa = losses.spa_loss(views, labels, rotations, partners, **mask)
+    np.testing.assert_allclose(parts["ccm"], ccm, rtol=1e-6)
+    np.testing.assert_allclose(parts["spa"], spa, rtol=1e-6)
+    np.testing.assert_allclose(loss, ccm + 0.5 * spa, rtol=1e-6)
+
+
+def test_instances_are_the_four_rotations_of_each_picture(rng):
+    images = pictures(rng, 3)
+    instances, rotations, labels = make_instances(tf.constant(images), tf.constant([4, 5, 6]))
+    for i in range(3):
+        for k in range(4):
+            np.testing.assert_allclose(instances[4 * i + k], np.rot90(images[i], k) / 255.0, rtol=1e-6)
+            assert (rotations[4 * i + k], labels[4 * i + k]) == (k, 4 + i)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_end_with_the_weights_of_one_device(rng, replicas, labelled):
+    """Augmentation, partners and batch statistics are those of the global batch."""
+    images = pictures(rng, 16)
+    labels = np.arange(16) % 3 if labelled else np.zeros(16, np.int32)
+    config = CONFIG.replace(labelled=labelled)
+    one, one_logs = train(config, 1, images, labels, steps=3, batch_size=8)
+    many, many_logs = train(config, replicas, images, labels, steps=3, batch_size=8)
+    for name in one_logs:
+        np.testing.assert_allclose(many_logs[name], one_logs[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    for a, b in zip(one.get_weights(), many.get_weights(), strict=True):
+        # Sums over replicas are taken in another order: float32 rounding, relative to the largest weight.
+        np.testing.assert_allclose(b, a, atol=1e-4 * max(np.abs(a).max(), 1e-3), rtol=0)
+
+
+def test_replicas_see_the_whole_batch_as_negatives(rng):
+    """Without the other replica's projections the loss of two replicas would be smaller by about log 2."""
+    images = pictures(rng, 8)
+    labels = np.zeros(8, np.int32)
+    _, one = train(CONFIG, 1, images, labels, steps=1, batch_size=8)
+    _, two = train(CONFIG, 2, images, labels, steps=1, batch_size=8)
+    _, half = train(CONFIG, 1, images[:4], labels[:4], steps=1, batch_size=4)
+    assert abs(one["ccm"][0] - half["ccm"][0]) > 0.1
+    np.testing.assert_allclose(two["ccm"], one["ccm"], rtol=1e-5)
+
+
+def test_the_same_seed_trains_the_same_weights(rng):
+    images, labels = pictures(rng, 8), np.zeros(8, np.int32)
+    first, second, other = (
+        train(CONFIG.replace(seed=seed), 1, images, labels, steps=2, batch_size=4)[0] for seed in (1, 1, 2)
+    )
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != b) for a, b in zip(first.get_weights(), other.get_weights(), strict=True))
+
+
+def test_training_lowers_the_loss(rng):
+    images, labels = pictures(rng, 8), np.zeros(8, np.int32)
+    _, logs = train(CONFIG, 1, images, labels, steps=30, batch_size=8)
+    assert np.mean(logs["loss"][-5:]) < np.mean(logs["loss"][:5]) - 0.1
+
+
+def test_weight_decay_is_added_to_the_gradient(rng):
+    """One plain step: w1 - w1' = learning rate * decay * w0 for a step without and with decay."""
+    images, labels = tf.constant(pictures(rng, 4)), tf.zeros(4, tf.int32)
+    ends = []
+    for decay in (0.0, 0.5):
+        model = build_model(CONFIG.replace(weight_decay=decay), 16)
+        start = model.get_weights()
+        model.compile(optimizer=tf.keras.optimizers.SGD(0.1), jit_compile=False)
+        model.train_on_batch(images, labels)
+        ends.append([w.numpy() for w in model.trainable_variables])
+        names = [w.path if hasattr(w, "path") else w.name for w in model.trainable_variables]
+    fresh = build_model(CONFIG, 16)
+    assert len(start) == len(fresh.get_weights())
+    for plain, decayed, initial, name in zip(*ends, fresh.trainable_variables, names, strict=True):
+        np.testing.assert_allclose(plain - decayed, 0.1 * 0.5 * initial.numpy(), atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "beta"),
+    [({}, 5.0), ({"temperature": 0.5}, 2.0), ({"labelled": True}, 2.0), ({"beta": 3.0, "labelled": True}, 3.0)],
+)
+def test_beta_follows_from_the_protocol_unless_given(overrides, beta):
+    assert resolve_loss(Config().replace(**overrides)).beta == pytest.approx(beta)
