@@ -1,4 +1,7 @@
-"""The command line: `python main.py --dataset=cifar10 --normal=0`; `--help` lists every option."""
+"""Image anomaly detection: python main.py --dataset=cifar10 --normal=0
+
+Options may also stand in a file, one a line: --flagfile=flags/presets/cpu.flags; later ones win.
+"""
 
 import os
 import sys

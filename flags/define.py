@@ -35,9 +35,7 @@ def _define_one(field: dataclasses.Field, text: str) -> None:
         flags.DEFINE_bool(field.name, field.default, text)
     elif isinstance(field.default, tuple):
         flags.DEFINE_list(field.name, list(field.default), text)
-    elif kind is str:
-        flags.DEFINE_string(field.name, field.default, text)
-    elif options and "low" in field.metadata:  # a number or a word
+    elif kind is str or options and "low" in field.metadata:
         flags.DEFINE_string(field.name, field.default, text)
     elif kind is int:
         flags.DEFINE_integer(field.name, field.default, text)

@@ -5,7 +5,7 @@ from mcl_tf.config import LossConfig, ModelConfig
 
 define(
     ModelConfig,
-    encoder="Network that embeds a picture; `small` has three residual stages of 16, 32 and 64 channels.",
+    encoder="Network that embeds a picture; `small`, for CPUs, has three stages of 16, 32 and 64 channels.",
     width="Factor on the channels of every layer of the encoder.",
     projection_hidden="Units of the projection head's hidden layer.",
     projection_dim="Dimensions of the projection that the loss sees.",

@@ -14,6 +14,7 @@ import math
 import tensorflow as tf
 
 from mcl_tf.config import AugmentationConfig
+from mcl_tf.random_numbers import uniform
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 _TRIES = 10  # crops drawn until one fits, as torchvision
@@ -39,7 +40,7 @@ def augment(images, rotations, *, seed, step, places, total, config: Augmentatio
       float32 [2 n, s, s, 3] in [0, 1]: the first views of all, then the second.
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    draws = tf.random.stateless_uniform([total, 2, _DRAWS], key, alg="philox")
+    draws = uniform([total, 2, _DRAWS], key)
     draws = tf.reshape(tf.transpose(tf.gather(draws, places), (1, 0, 2)), [-1, _DRAWS])
     planes = tf.tile(tf.transpose(images, (0, 3, 1, 2)), (2, 1, 1, 1))
     planes = flip_and_crop(planes, tf.tile(rotations, [2]), draws, config)
@@ -75,7 +76,8 @@ def _resampling(size: int, fraction, offset, flip):
     window = fraction * size
     start = offset * (size - window)
     target = (tf.range(size, dtype=tf.float32) + 0.5) * fraction[:, None] - 0.5
-    source = start[:, None] + tf.clip_by_value(target, 0.0, window[:, None] - 1.0)
+    source = start[:, None] + tf.clip_by_value(target, 0.0, tf.maximum(window[:, None] - 1.0, 0.0))
+    source = tf.minimum(source, size - 1.0)  # a window of less than a pixel may begin beyond the last centre
     pixels = tf.range(size, dtype=tf.float32)
     pixels = tf.where(flip[:, None], size - 1.0 - pixels, pixels)
     return tf.maximum(1.0 - tf.abs(source[:, :, None] - pixels[:, None, :]), 0.0)

@@ -196,18 +196,16 @@ def check(field: dataclasses.Field, value: Any) -> None:
       UsageError: says what is possible and what was received.
     """
     meta, kind = field.metadata, value_type(field)
-    if value == field.default or ("options" in meta and value in meta["options"]):
-        return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if "low" in meta:
-        whole = kind is not int or value == int(value) if is_number and value == value else False
-        valid = is_number and whole and meta["low"] <= value <= meta["high"]
-    elif "options" in meta:
+    if value is None or isinstance(value, str):
+        valid = value in meta["options"] if "options" in meta else value == field.default or kind is type(value)
+    elif isinstance(value, tuple):
+        valid = isinstance(field.default, tuple) and value and all(isinstance(v, str) and v for v in value)
+    elif kind is bool or isinstance(value, bool):
+        valid = kind is bool and isinstance(value, bool)
+    elif not isinstance(value, (int, float)) or (kind is int and not isinstance(value, int)):
         valid = False
-    elif str(field.type).startswith("tuple"):
-        valid = isinstance(value, tuple) and bool(value) and all(isinstance(v, str) and v for v in value)
     else:
-        valid = isinstance(value, kind)
+        valid = value in meta.get("options", ()) or ("low" in meta and meta["low"] <= value <= meta["high"])
     if not valid:
         possible = describe_range(field) or f"a {field.type}"
         raise UsageError(f"{field.name} must be {possible}. Received: {value!r}")

@@ -79,19 +79,24 @@ class AnomalyDetector:
           The detector.
         """
         pictures, labels = inputs.collect(images, labels, self.config.data.image_size)
-        count = 1 if labels is None else int(labels.max()) + 1
-        self._check_classes(labels, count, class_names)
-        if count > 1:
-            self.config = self.config.replace(labelled=True)
         labels = np.zeros(len(pictures), np.int32) if labels is None else labels
-        held_out = inputs.hold_out(len(pictures), self.config.data)
+        self.class_names_ = _check_classes(labels, class_names)
+        labels = labels.astype(np.int32)
+        count = len(self.class_names_)
+        config = self.config.replace(labelled=count > 1)
+        held_out = inputs.hold_out(labels, config.data)
 
-        trainer = Trainer(self.config, pictures[~held_out], labels[~held_out], self.config.run.run_dir or None)
-        self._set_scorer(make_scorer(trainer.model, self.config, count))
-        trainer.fit(callbacks(trainer) if callbacks else ())
-        self.fit_gaussians(pictures[~held_out], labels[~held_out])
-        self.calibration_scores_ = self.decision_function(pictures[held_out])
-        self.scorer_.threshold.assign(threshold_at(self.calibration_scores_, self.config.scoring.pass_rate))
+        trainer = Trainer(config, pictures[~held_out], labels[~held_out], config.run.run_dir or None)
+        self._set_scorer(make_scorer(trainer.model, config, count))
+        try:
+            trainer.fit(callbacks(trainer) if callbacks else ())
+            self.fit_gaussians(pictures[~held_out], labels[~held_out])
+            self.calibration_scores_ = self.decision_function(pictures[held_out])
+            threshold = threshold_at(self.calibration_scores_, config.scoring.pass_rate)
+            self.scorer_.threshold.assign(threshold)
+        except BaseException:
+            self._set_scorer(None)  # half a detector would score nonsense
+            raise
         return self
 
     def fit_gaussians(self, pictures, labels) -> None:
@@ -131,17 +136,21 @@ class AnomalyDetector:
         """Writes the detector to a folder: its configuration as JSON, its weights as HDF5."""
         scorer = self._fitted()
         path = pathlib.Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        scorer.save_weights(str(path / _WEIGHTS))
         facts = {
             "config": json.loads(self.config.to_json()),
             "image_size": scorer.image_size,
             "class_names": self.class_names_,
             "calibration_scores": [float(score) for score in self.calibration_scores_],
         }
-        temporary = path / (_CONFIG + ".tmp")
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
-        os.replace(temporary, path / _CONFIG)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Both under other names first: a save that fails leaves an older detector whole.
+            scorer.save_weights(str(path / ("new." + _WEIGHTS)))
+            (path / ("new." + _CONFIG)).write_text(json.dumps(facts, indent=2) + "\n")
+        except OSError as error:
+            raise UsageError(f"The detector cannot be saved in {path}: {error}") from None
+        for name in (_WEIGHTS, _CONFIG):
+            os.replace(path / ("new." + name), path / name)
 
     @classmethod
     def load(cls, path) -> AnomalyDetector:
@@ -154,21 +163,26 @@ class AnomalyDetector:
         try:
             facts = json.loads((path / _CONFIG).read_text())
             detector = cls(Config.from_json(json.dumps(facts["config"])))
-            size, names, scores = facts["image_size"], facts["class_names"], facts["calibration_scores"]
+            size, names = facts["image_size"], facts["class_names"]
+            detector.class_names_ = tuple(str(name) for name in names)
+            detector.calibration_scores_ = np.array(facts["calibration_scores"], np.float32)
+            if not (isinstance(size, int) and size > 0 and isinstance(names, list) and names):
+                raise UsageError("image_size or class_names is not what save writes")
+            if detector.calibration_scores_.ndim != 1:
+                raise UsageError("calibration_scores is no list of numbers")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"There is no detector in {path}, which `save` would have written: {error}") from None
-        detector.class_names_ = tuple(names)
-        detector.calibration_scores_ = np.array(scores, np.float32)
-        encoder = networks.build_encoder(detector.config.model, size)
-        head = networks.build_projection_head(detector.config.model, encoder.output_shape[-1])
-        detector._set_scorer(SelfEnsembleScorer(
-            _embedding_network(encoder, head, detector.config), detector.config.scoring, len(names)
-        ))
+        config = detector.config
+        encoder = networks.build_encoder(config.model, size)
+        head = networks.build_projection_head(config.model, encoder.output_shape[-1])
+        network = _embedding_network(encoder, head, config)
+        scorer = SelfEnsembleScorer(network, config.scoring, len(names))
         try:
-            detector.scorer_.load_weights(str(path / _WEIGHTS))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            scorer.load_weights(str(path / _WEIGHTS))
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {reason}") from None
+        detector._set_scorer(scorer)
         return detector
 
     def export(self, path) -> str:
@@ -185,15 +199,16 @@ class AnomalyDetector:
     def _set_scorer(self, scorer) -> None:
         self.scorer_, self._score_batch = scorer, None
 
-    def _check_classes(self, labels, count, class_names) -> None:
-        if labels is not None and (labels.min() < 0 or len(np.unique(labels)) != count):
-            raise UsageError(
-                f"Labels must be 0 to C - 1 with pictures of every class. Received: {np.unique(labels).tolist()}"
-            )
-        names = tuple(class_names or (str(number) for number in range(count)))
-        if len(names) != count:
-            raise UsageError(f"{count} classes need as many names. Received: {', '.join(names)}")
-        self.class_names_ = names
+
+def _check_classes(labels, class_names) -> tuple[str, ...]:
+    """The names of the classes 0 to C - 1, which must all be there."""
+    found = np.unique(labels)
+    if not np.array_equal(found, np.arange(len(found))):
+        raise UsageError(f"Labels must be 0 to C - 1 with pictures of every class. Received: {found.tolist()}")
+    names = tuple(str(name) for name in (found if class_names is None else class_names))
+    if len(names) != len(found):
+        raise UsageError(f"{len(found)} classes need as many names. Received: {', '.join(names)}")
+    return names
 
 
 def make_scorer(model, config: Config, num_classes: int) -> SelfEnsembleScorer:
@@ -205,4 +220,4 @@ def make_scorer(model, config: Config, num_classes: int) -> SelfEnsembleScorer:
 def _embedding_network(encoder, head, config: Config):
     if config.scoring.embedding == "encoder":
         return encoder
-    return tf.keras.Model(encoder.inputs, head(encoder.outputs[0]), name="embedding")
+    return tf.keras.Model(encoder.inputs[0], head(encoder.outputs[0]), name="embedding")

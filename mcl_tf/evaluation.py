@@ -23,7 +23,8 @@ def figures(is_anomaly, scores) -> dict[str, float]:
       fpr_at_95_tpr (share of normals flagged at the threshold that finds 95 % of the anomalies). All in [0, 1].
     """
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores, np.float64)
-    false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, scores)
+    # All points are kept: scikit-learn would drop those on straight lines, the one asked for among them.
+    false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, scores, drop_intermediate=False)
     return {
         "auroc": float(metrics.roc_auc_score(is_anomaly, scores)),
         "aupr_anomaly": float(metrics.average_precision_score(is_anomaly, scores)),

@@ -77,7 +77,7 @@ def run(config: Config) -> dict:
         f"{config.data.dataset}, normal class {'+'.join(task.class_names)}: "
         f"AUROC {report['one_view']['auroc']:.4f} with one view, "
         f"{report['self_ensemble']['auroc']:.4f} with SEI ({config.scoring.views} views); "
-        f"SavedModel in {saved_model}"
+        f"SavedModel in {os.path.relpath(saved_model)}"
     )
     return report
 
@@ -141,7 +141,7 @@ def training_callbacks(detector, trainer, task: Task, directory: str) -> list[tf
     callbacks = [
         ProgressReport(trainer.total_steps),
         TensorBoardScalars(directory, trainer.schedule, trainer.batch_size),
-        CollapseWarning(config),
+        CollapseWarning(trainer.epochs),
     ]
     if config.run.evaluate_every:
 

@@ -8,6 +8,7 @@ import shutil
 
 import tensorflow as tf
 
+from mcl_tf.errors import UsageError
 from mcl_tf.inference import SelfEnsembleScorer
 
 SIGNATURE = "serving_default"
@@ -25,11 +26,17 @@ def export_saved_model(scorer: SelfEnsembleScorer, path) -> str:
       path: folder of the SavedModel; one that is there is replaced. For TF Serving its name is a number.
 
     Returns:
-      The path.
+      The path, absolute.
+
+    Raises:
+      UsageError: the path is a file.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).resolve()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"A SavedModel is a folder. Received: {path}, which is a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
     specification = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 
     def serve(images):
@@ -38,8 +45,12 @@ def export_saved_model(scorer: SelfEnsembleScorer, path) -> str:
     archive = tf.keras.export.ExportArchive()
     archive.track(scorer)
     archive.add_endpoint(SIGNATURE, serve, input_signature=[specification])
-    archive.write_out(str(temporary), verbose=False)
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(temporary, path)
+    try:
+        archive.write_out(str(temporary), verbose=False)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(temporary, path)
+    finally:
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
     return str(path)

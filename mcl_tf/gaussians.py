@@ -93,9 +93,7 @@ class GaussianFitter:
             )
         for name, values, end in (("labels", labels, self.num_classes), ("rotations", rotations, ROTATIONS)):
             if len(values) and not (values.min() >= 0 and values.max() < end):
-                raise UsageError(
-                    f"{name} must be 0 to {end - 1}. Received: {values.min()} to {values.max()}"
-                )
+                raise UsageError(f"{name} must be 0 to {end - 1}. Received: {values.min()} to {values.max()}")
         pairs = labels.astype(np.int64) * ROTATIONS + rotations
         for pair in np.unique(pairs):
             x = embeddings[pairs == pair]
@@ -127,9 +125,7 @@ class GaussianFitter:
                 whitenings.append(_whitening(covariance))
         dimension = means[0].shape[0]
         shape = (ROTATIONS, self.num_classes, dimension)
-        return ClassConditionalGaussians(
-            np.reshape(means, shape), np.reshape(whitenings, (*shape, dimension))
-        )
+        return ClassConditionalGaussians(np.reshape(means, shape), np.reshape(whitenings, (*shape, dimension)))
 
 
 def _whitening(covariance):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcl_tf.random_numbers import uniform
+
 MIN_SIMILARITY = 1e-7  # Similarities are clipped from below, as in the authors' code.
 # exp() of at most this stays finite in float32 when 1e8 of them are summed; beyond it rows are shifted.
 _SAFE_EXPONENT = 60.0
@@ -177,9 +179,10 @@ def sample_partners(labels, rotations, seed):
     first = tf.searchsorted(ordered, ordered, side="left")
     size = tf.searchsorted(ordered, ordered, side="right") - first
     # A step of 1 to size - 1 around the group's circle reaches every other member with equal chance.
-    uniform = tf.random.stateless_uniform(tf.shape(group), seed)
     others = tf.maximum(size - 1, 1)
-    step = 1 + tf.minimum(tf.cast(uniform * tf.cast(others, tf.float32), tf.int32), others - 1)
+    step = 1 + tf.minimum(
+        tf.cast(uniform(tf.shape(group), seed) * tf.cast(others, tf.float32), tf.int32), others - 1
+    )
     partner = tf.gather(order, first + (place - first + step) % size)
     partner = tf.where(size > 1, partner, -1)
     return tf.scatter_nd(order[:, None], partner, [instances])

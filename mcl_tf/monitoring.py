@@ -19,6 +19,11 @@ _SCALARS_EVERY = 100  # steps between TensorBoard points within an epoch
 console = Console(soft_wrap=True, highlight=False)
 
 
+def step_of(model) -> int:
+    """Optimiser steps that a model has taken; under MirroredStrategy too, where int() of the variable fails."""
+    return int(tf.convert_to_tensor(model.optimizer.iterations))
+
+
 def say(text: str) -> None:
     """One line to the terminal, above a progress bar if there is one."""
     console.print(text, markup=False)
@@ -59,23 +64,23 @@ class FiniteLoss(tf.keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             raise UsageError(
-                f"The loss is {loss} at step {int(self.model.optimizer.iterations)}; stopped, the last good "
+                f"The loss is not finite ({loss}) at step {step_of(self.model)}; stopped, the last good "
                 f"checkpoint is kept. Try a smaller --learning_rate (now {self.config.training.learning_rate:g}) "
                 f"or a larger --temperature (now {self.config.loss.temperature:g})"
             )
 
 
 class CollapseWarning(tf.keras.callbacks.Callback):
-    """Says once, in words, that the embedding has become constant."""
+    """Says once, in words, that the embedding has become constant; not of a first epoch that others follow."""
 
-    def __init__(self, config: Config):
+    def __init__(self, epochs: int):
         super().__init__()
-        self.config = config
+        self.epochs = epochs
         self.said = False
 
     def on_epoch_end(self, epoch, logs=None):
         similarity = float((logs or {}).get("negative_similarity", 0.0))
-        if similarity <= COLLAPSED or self.said:
+        if similarity <= COLLAPSED or self.said or (epoch == 0 and self.epochs > 1):
             return
         self.said = True
         loss = self.model.loss_config
@@ -99,7 +104,7 @@ class ProgressReport(tf.keras.callbacks.Callback):
         self.started = 0.0
 
     def on_train_begin(self, logs=None):
-        self.step = int(self.model.optimizer.iterations)
+        self.step = step_of(self.model)
         self.bar = progress("Training")
         self.bar.start()
         self.task = self.bar.add_task("", total=self.total, completed=self.step, note="")
@@ -145,7 +150,7 @@ class TensorBoardScalars(tf.keras.callbacks.Callback):
 
     def write(self, logs):
         """Writes one point of every curve; an epoch's figures are means since its beginning."""
-        step, now = int(self.model.optimizer.iterations), time.perf_counter()
+        step, now = step_of(self.model), time.perf_counter()
         with self.writer.as_default(step=step):
             for name, value in (logs or {}).items():
                 group = "similarity" if name.endswith("similarity") else "loss"
@@ -172,7 +177,7 @@ class PeriodicEvaluation(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        with self.writer.as_default(step=int(self.model.optimizer.iterations)):
+        with self.writer.as_default(step=step_of(self.model)):
             for name, value in self.evaluate().items():
                 tf.summary.scalar(f"evaluation/{name}", value)
         self.writer.flush()

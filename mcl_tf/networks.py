@@ -24,9 +24,7 @@ _ENCODERS = {
 
 def _convolution(x, channels, kernel, strides=1, activation=True):
     """Convolution, synchronised batch normalisation, and ReLU if asked for."""
-    x = layers.Conv2D(
-        channels, kernel, strides, padding="same", use_bias=False, kernel_initializer="he_normal"
-    )(x)
+    x = layers.Conv2D(channels, kernel, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = SynchronizedBatchNormalization()(x)
     return layers.ReLU()(x) if activation else x
 
@@ -59,15 +57,16 @@ def build_encoder(config: ModelConfig, image_size: int) -> tf.keras.Model:
     """
     blocks, channels, bottleneck = _ENCODERS[config.encoder]
     channels = max(1, round(channels * config.width))
+    small = config.encoder == "small"  # made for two CPU cores: every stage halves, and the stem from 32 pixels on
     inputs = layers.Input((image_size, image_size, 3))
     if image_size >= SMALL_PICTURE:
         x = _convolution(inputs, channels, 7, 2)
         x = layers.MaxPooling2D(3, 2, padding="same")(x)
     else:
-        x = _convolution(inputs, channels, 3, 2 if config.encoder == "small" else 1)
+        x = _convolution(inputs, channels, 3, 2 if small and image_size >= 32 else 1)
     for stage, count in enumerate(blocks):
         for block in range(count):
-            strides = 2 if stage > 0 and block == 0 else 1
+            strides = 2 if block == 0 and (small or stage > 0) else 1
             x = _residual_block(x, channels * 2**stage, strides, bottleneck)
     return tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="encoder")
 

@@ -49,4 +49,4 @@ def threshold_at(scores, pass_rate: float) -> float:
 
     A picture is anomalous if its score is above the threshold.
     """
-    return float(np.quantile(np.asarray(scores, np.float64), pass_rate, method="higher"))
+    return float(np.quantile(np.asarray(scores, np.float64), pass_rate, method="inverted_cdf"))

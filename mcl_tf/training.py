@@ -17,7 +17,7 @@ from mcl_tf.config import Config
 from mcl_tf.data.pipeline import training_batches
 from mcl_tf.errors import UsageError
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.monitoring import FiniteLoss, say
+from mcl_tf.monitoring import FiniteLoss, say, step_of
 from mcl_tf.views import ROTATIONS
 
 REFERENCE_INSTANCES = 256  # the learning rate of the configuration is for so many instances a step
@@ -126,7 +126,7 @@ class Trainer:
         if self.manager is not None and self.manager.latest_checkpoint is not None:
             with self.strategy.scope():
                 self.checkpoint.restore(self.manager.latest_checkpoint).assert_existing_objects_matched()
-        return int(self.model.optimizer.iterations) // self.steps_per_epoch
+        return step_of(self.model) // self.steps_per_epoch
 
     def fit(self, callbacks=()) -> MaskedContrastiveModel:
         """Trains from the newest checkpoint, or from the start, to the last epoch.

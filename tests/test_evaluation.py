@@ -54,7 +54,6 @@ def test_five_of_a_hundred_anomalies_may_be_missed(below, expected):
     assert evaluation.figures([True] * 20 + [False] * 3, scores)["fpr_at_95_tpr"] == expected
 
 
-@pytest.mark.xfail(strict=True, reason="roc_curve drops points on straight lines, the one at 95 % among them")
 def test_false_positives_where_normals_and_anomalies_tie():
     # 20 scores, each of one anomaly and one normal: the threshold that finds 19 anomalies flags 19 of 20 normals.
     found = evaluation.figures([True, False] * 20, np.repeat(np.arange(20), 2))

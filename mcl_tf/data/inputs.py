@@ -17,8 +17,18 @@ _FORM = "Pictures must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Da
 
 def check_form(shape, dtype) -> None:
     """Refuses what are no pictures, by shape [n, h, w, c] and dtype."""
-    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or dtype != np.uint8:
+    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape[1:] or dtype != np.uint8:
         raise UsageError(f"{_FORM}. Received: {np.dtype(dtype).name} {list(shape)}")
+
+
+def as_pictures(images) -> np.ndarray:
+    """An array of pictures, or of what can be one."""
+    try:
+        images = np.asarray(images)
+    except ValueError:
+        raise UsageError(f"{_FORM}. Received: pictures of several sizes; resize them or pass a dataset") from None
+    check_form(images.shape, images.dtype)
+    return images
 
 
 def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -41,7 +51,7 @@ def collect(images, labels, image_size: int):
       image_size: side, 0 for the pictures' own (between 16 and 224 pixels).
 
     Returns:
-      uint8 [n, s, s, 3] and int32 [n] or None.
+      uint8 [n, s, s, 3] and int [n] or None.
 
     Raises:
       UsageError: not pictures, fewer than two of them, or not one label each.
@@ -52,10 +62,11 @@ def collect(images, labels, image_size: int):
         images = _unbatched(images)
         spec = images.element_spec
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
+        if isinstance(spec, tuple) and not _is_label(spec[1:]):
+            raise UsageError(f"Beside a picture there can be one integer label. Received: {spec[1:]}")
         pictures, labels = read_pictures(images, choose_size(image_size, shape))
     else:
-        images = np.asarray(images)
-        check_form(images.shape, images.dtype)
+        images = as_pictures(images)
         size = choose_size(image_size, images.shape[1:])
         parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
         pictures = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
@@ -67,20 +78,36 @@ def collect(images, labels, image_size: int):
             raise UsageError(
                 f"{len(pictures)} pictures need as many integer labels. Received: {labels.dtype} {labels.shape}"
             )
-        labels = labels.astype(np.int32)
     return pictures, labels
 
 
-def hold_out(count: int, config: DataConfig) -> np.ndarray:
-    """The seeded share of `count` pictures that is kept from training to set the threshold: bool [count]."""
-    held = np.zeros(count, bool)
-    share = min(max(1, round(count * config.calibration_fraction)), count - 1)
-    held[np.random.default_rng(config.seed).permutation(count)[:share]] = True
+def _is_label(rest) -> bool:
+    label = rest[0] if len(rest) == 1 else None
+    return isinstance(label, tf.TensorSpec) and label.shape.rank == 0 and label.dtype.is_integer
+
+
+def hold_out(labels, config: DataConfig) -> np.ndarray:
+    """The seeded share of pictures that is kept from training to set the threshold.
+
+    Args:
+      labels: int [n], n at least 2; the share is taken of every class, which keeps at least one picture.
+
+    Returns:
+      bool [n], at least one of them true where a class has two pictures.
+    """
+    held = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(config.seed)
+    for label in np.unique(labels):
+        places = rng.permutation(np.flatnonzero(labels == label))
+        held[places[: min(round(len(places) * config.calibration_fraction), len(places) - 1)]] = True
+    if not held.any():
+        largest = np.bincount(labels).argmax()
+        held[np.flatnonzero(labels == largest)[0]] = True
     return held
 
 
 def scoring_batches(images, batch_size: int, size: int) -> Iterator:
-    """uint8 [at most batch_size, h, w, c] batches of an array or a dataset, in order."""
+    """Batches uint8 [at most batch_size, size, size, 3] of an array or a dataset, in order."""
     if isinstance(images, tf.data.Dataset):
 
         def picture_alone(picture, *_):
@@ -89,7 +116,7 @@ def scoring_batches(images, batch_size: int, size: int) -> Iterator:
         pictures = _unbatched(images).map(picture_alone, tf.data.AUTOTUNE, deterministic=True)
         yield from pictures.batch(batch_size).prefetch(2)
         return
-    images = np.asarray(images)
-    check_form(images.shape, images.dtype)
+    images = as_pictures(images)
     for start in range(0, len(images), batch_size):
-        yield tf.constant(images[start : start + batch_size])
+        # Resized here, so that the network's graph sees one form, whatever the channels.
+        yield views.prepare(tf.constant(images[start : start + batch_size]), size)

@@ -27,9 +27,11 @@ def training_batches(pictures, labels, batch_size: int, seed: int, first_step: i
     pictures, labels = tf.constant(pictures), tf.constant(labels, tf.int32)
 
     def gather(places):
-        epoch, place = places // epoch_size, places % epoch_size
-        key = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, 0 * epoch], axis=1)
-        # The raw operation: tf.random.experimental.index_shuffle takes no batch of keys.
+        # An epoch is whole batches. Its key is drawn: the shuffle takes small numbers such as (seed, epoch)
+        # for nearly the same key.
+        epoch, place = places[0] // epoch_size, places % epoch_size
+        state = tf.stack([tf.constant(seed, tf.int64), epoch])
+        key = tf.random.stateless_uniform([3], state, minval=None, maxval=None, dtype=tf.int32, alg="philox")
         last = tf.constant(count - 1, tf.int64)
         rows = tf.raw_ops.RandomIndexShuffle(index=place, seed=key, max_index=last, rounds=4)
         return tf.gather(pictures, rows), tf.gather(labels, rows)

@@ -115,7 +115,7 @@ def read_pictures(dataset: tf.data.Dataset, size: int):
       size: side in pixels.
 
     Returns:
-      uint8 [n, size, size, 3] and int32 [n] or None.
+      uint8 [n, size, size, 3] and int [n] or None.
     """
 
     def prepare(picture, *label):
@@ -125,4 +125,4 @@ def read_pictures(dataset: tf.data.Dataset, size: int):
     if not batches:
         raise UsageError("There are no pictures. Received: an empty dataset")
     columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
-    return columns[0], columns[1].astype(np.int32) if len(columns) > 1 else None
+    return columns[0], columns[1] if len(columns) > 1 else None
