@@ -28,7 +28,7 @@ MONITORED = 1000  # pictures, of training and test each, behind the AUROC shown 
 
 
 @dataclasses.dataclass(frozen=True)
-class TestScores:
+class SplitScores:
     """What the test split got: identifiers, class names, is_anomaly bool, one_view and scores float32, all [n]."""
 
     identifiers: np.ndarray
@@ -72,12 +72,13 @@ def run(config: Config) -> dict:
     found = score_test(detector, task.test)
     report = write_results(detector, task, found, directory)
     detector.save(directory / "detector")
-    saved_model = detector.export(directory / "saved_model" / "1")
+    saved_model = directory / "saved_model" / "1"
+    detector.export(saved_model)
     say(
         f"{config.data.dataset}, normal class {'+'.join(task.class_names)}: "
         f"AUROC {report['one_view']['auroc']:.4f} with one view, "
         f"{report['self_ensemble']['auroc']:.4f} with SEI ({config.scoring.views} views); "
-        f"SavedModel in {os.path.relpath(saved_model)}"
+        f"SavedModel in {saved_model}"
     )
     return report
 
@@ -160,13 +161,13 @@ def sample_test(test: tf.data.Dataset) -> tf.data.Dataset:
     return test.shard(stride, 0)
 
 
-def score_test(detector: AnomalyDetector, test: tf.data.Dataset) -> TestScores:
+def score_test(detector: AnomalyDetector, test: tf.data.Dataset) -> SplitScores:
     """Scores a stream (picture, is_anomaly, id, class name) in one pass over the pictures."""
     distances = detector.distances(test)
     rest = test.map(lambda picture, *others: others).batch(1024).as_numpy_iterator()
     is_anomaly, identifiers, labels = (np.concatenate(part) for part in zip(*rest, strict=True))
     method = detector.config.scoring.method
-    return TestScores(
+    return SplitScores(
         identifiers=np.char.decode(identifiers.astype(bytes)),
         labels=np.char.decode(labels.astype(bytes)),
         is_anomaly=is_anomaly,
@@ -175,7 +176,7 @@ def score_test(detector: AnomalyDetector, test: tf.data.Dataset) -> TestScores:
     )
 
 
-def write_results(detector, task: Task, found: TestScores, directory: pathlib.Path) -> dict:
+def write_results(detector, task: Task, found: SplitScores, directory: pathlib.Path) -> dict:
     """Writes `metrics.json`, `scores.csv` and `report.png`; gives back what the first holds."""
     flagged = found.scores > detector.threshold_
     report = {
@@ -210,7 +211,7 @@ def write_results(detector, task: Task, found: TestScores, directory: pathlib.Pa
     return report
 
 
-def examples(test: tf.data.Dataset, found: TestScores) -> dict:
+def examples(test: tf.data.Dataset, found: SplitScores) -> dict:
     """The pictures that the report shows, read in one pass."""
     rows = evaluation.example_places(found.is_anomaly, found.scores)
     wanted = {int(place) for row in rows.values() for place in row}

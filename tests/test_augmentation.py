@@ -11,6 +11,7 @@ import tensorflow as tf
 from mcl_tf import augmentation as aug
 from mcl_tf import views
 from mcl_tf.config import AugmentationConfig
+from mcl_tf.random_numbers import uniform
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 OFF = AugmentationConfig(flip_probability=0.0, jitter_probability=0.0, grey_probability=0.0)
@@ -348,29 +349,46 @@ def test_probabilities_are_met():
     assert np.mean(flipped[:n] & flipped[n:]) == pytest.approx(0.09, abs=0.033)  # views are independent
 
 
-# XLA. TensorFlow 2.21's stateless_uniform draws other numbers there (tensorflow#121243), so what is compared is
-# what becomes of given numbers; `augment` as a whole has to keep its promises within XLA.
+# XLA, whose own stateless_uniform would give other numbers (tensorflow#121243).
 
 
-def test_xla_makes_the_same_views_of_the_same_numbers():
-    config = AugmentationConfig()
+@pytest.fixture(scope="module")
+def compiled():
+    return tf.function(run, input_signature=SIGNATURE, jit_compile=True, autograph=False)
 
-    def views_of(images, rotations, draws):
-        return aug.jitter_colours(aug.flip_and_crop(planes(images), rotations, draws, config), draws, config)
 
-    arguments = (tf.constant(pictures(16, seed=9)), tf.range(16) % 4, tf.constant(draw(16, seed=10)))
-    compiled = tf.function(views_of, jit_compile=True, autograph=False)
+@pytest.mark.parametrize("rows", [slice(0, TOTAL), slice(4, 8)], ids=["whole", "part"])
+def test_xla_gives_the_same_views(compiled, rows):
+    images, places = tf.constant(pictures(TOTAL, seed=11)), tf.range(TOTAL)
+    arguments = (images, places % 4, tf.constant(1, tf.int64), tf.constant(2, tf.int64), places)
+    expected = run(*arguments).numpy().reshape(2, TOTAL, 8, 8, 3)[:, rows]
+    images, rotations, seed, step, places = arguments
+    found = compiled(images[rows], rotations[rows], seed, step, places[rows])
     # Fused operations round elsewhere.
-    np.testing.assert_allclose(compiled(*arguments), views_of(*arguments), atol=1e-4)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
 
 
-def test_xla_gives_a_part_of_the_batch_what_the_whole_would_give_it():
-    images, rotations = tf.constant(pictures(TOTAL, seed=11)), tf.range(TOTAL) % 4
-    compiled = tf.function(run, jit_compile=True, autograph=False)
-    seed, step = tf.constant(1, tf.int64), tf.constant(2, tf.int64)
-    whole = compiled(images, rotations, seed, step, tf.range(TOTAL)).numpy().reshape(2, TOTAL, 8, 8, 3)
-    assert whole.min() >= 0.0
-    assert whole.max() <= 1.0
-    assert differing(whole[0], whole[1]).all()
-    part = compiled(images[4:8], rotations[4:8], seed, step, tf.range(4, 8)).numpy().reshape(2, 4, 8, 8, 3)
-    np.testing.assert_allclose(part, whole[:, 4:8], atol=1e-5)
+def test_uniform_numbers_are_uniform():
+    # 20 equal shares of 20,000 numbers: chi-square with 19 degrees of freedom exceeds 56 once in 60,000 times.
+    found = uniform([20_000], [3, 4]).numpy()
+    assert found.dtype == np.float32
+    assert found.min() >= 0.0
+    assert found.max() < 1.0
+    counts = np.bincount((found * 20).astype(int), minlength=20)
+    assert ((counts - 1000.0) ** 2 / 1000.0).sum() < 56.0
+
+
+def test_uniform_numbers_follow_from_the_seed():
+    np.testing.assert_array_equal(uniform([50], [3, 4]), uniform([50], [3, 4]))
+    for other in ([3, 5], [4, 4], [4, 3]):
+        assert (uniform([50], [3, 4]).numpy() != uniform([50], other).numpy()).all()
+
+
+def test_the_largest_bits_stay_below_one(monkeypatch):
+    # Float32 rounds the largest integers to 2^31, which would give 1.
+    ends = tf.constant([-(2**31), -1, 0, 2**31 - 1], tf.int32)
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda *_, **__: ends)
+    found = uniform([4], [0, 0]).numpy()
+    np.testing.assert_allclose(found, [0.0, 0.5, 0.5, 1.0], atol=1e-7)
+    assert found[0] == 0.0
+    assert found[-1] < 1.0

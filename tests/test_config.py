@@ -96,25 +96,15 @@ def test_numbers_keep_to_their_ranges(name):
     for value in (low, high):
         assert value_of(Config().replace(**{name: value}), name) == value
     step = 1 if kind is int else 1e-3
-    for value in (low - step, high + step, math.nan, "many", [1, 2], {}):
+    for value in (low - step, high + step, math.nan, math.inf, -math.inf, "many", [1, 2], {}, True):
         message = refusal(**{name: value})
         received = tuple(value) if isinstance(value, list) else value
         assert message == f"{name} must be {describe_range(field)}. Received: {received!r}"
         assert f"{low:g} to {high:g}" in message
     if kind is int:
         assert "integer" in refusal(**{name: low + 0.5})
-    else:
-        assert name in refusal(**{name: math.inf})
 
 
-@pytest.mark.xfail(strict=True, reason="int(inf) raises OverflowError before the range is looked at")
-@pytest.mark.parametrize("name", [name for name in NUMBERS if value_type(FIELDS[name]) is int])
-def test_infinite_integers_are_refused(name):
-    with pytest.raises(UsageError, match=name):
-        Config().replace(**{name: math.inf})
-
-
-@pytest.mark.xfail(strict=True, reason="a whole float is accepted and kept as a float")
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "seed", "views", "image_size"])
 def test_whole_floats_become_integers_or_are_refused(name):
     try:
@@ -154,8 +144,13 @@ def test_shrinkage_is_a_word_a_number_or_none():
 
 def test_normal_is_one_or_more_words():
     assert Config().replace(normal=["3", "cat"]).data.normal == ("3", "cat")
-    for value in ((), [], "3", ("",), (3,), ("3", None), None):
+    for value in ((), [], ("",), (3,), ("3", None), None, 3):
         assert "normal must be" in refusal(normal=value)
+
+
+@pytest.mark.xfail(strict=True, reason="a word is taken for normal classes, one a letter")
+def test_normal_is_not_a_word():
+    assert "normal must be" in refusal(normal="12")
 
 
 @pytest.mark.parametrize(
@@ -413,16 +408,3 @@ def test_help_lists_every_option(capsys):
     text = capsys.readouterr().out
     for name in FIELDS:
         assert f"--{name}" in text or f"--[no]{name}" in text
-
-
-@pytest.mark.parametrize(
-    ("argument", "word"),
-    [("--epochs=-1", "epochs"), ("--epoch=3", "epoch"), ("demo", "demo"), ("--views=two", "views")],
-)
-@flagsaver.flagsaver
-def test_wrong_command_lines_end_in_one_line(capsys, argument, word):
-    assert main.main(["main.py", argument]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert word in said.err

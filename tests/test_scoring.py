@@ -41,10 +41,11 @@ def test_golden_scores(golden, method, name):
     assert classes.shape == scores.shape == (12,)
 
 
-# Two pictures, two views, two classes: distance of view v to class c is D[n][v][c].
+# Three pictures, two views, two classes: distance of view v to class c is D[n][v][c].
 D = [
     [[1.0, 3.0], [4.0, 3.0]],
     [[2.0, 1.0], [2.0, 9.0]],
+    [[6.0, 4.0], [2.0, 4.0]],
 ]
 
 
@@ -53,11 +54,14 @@ D = [
     [
         # First picture: class 0 has 2 / (1/1 + 1/4) = 1.6, class 1 has 2 / (1/3 + 1/3) = 3: class 0.
         # Second: class 0 has 2 / (1/2 + 1/2) = 2, class 1 has 2 / (1 + 1/9) = 1.8: class 1.
-        ("weighted", [1.6, 1.8], [0, 1]),
+        # Third: 2 / (1/6 + 1/2) = 3 and 2 / (1/4 + 1/4) = 4: class 0.
+        ("weighted", [1.6, 1.8, 3.0], [0, 1, 0]),
         # First: 1 + 4 = 5 and 3 + 3 = 6: class 0. Second: 2 + 2 = 4 and 1 + 9 = 10: class 0.
-        ("mean", [5.0, 4.0], [0, 0]),
+        # Third: 6 + 2 = 8 and 4 + 4 = 8; of equals the first.
+        ("mean", [5.0, 4.0, 8.0], [0, 0, 0]),
         # First: 1 of class 0 is the smallest of 1, 4, 3, 3. Second: 1 of class 1 is the smallest of 2, 2, 1, 9.
-        ("min", [1.0, 1.0], [0, 1]),
+        # Third: 2 of class 0, though its other view is nearer to class 1.
+        ("min", [1.0, 1.0, 2.0], [0, 1, 0]),
     ],
 )
 def test_scores_by_hand(method, scores, classes):
