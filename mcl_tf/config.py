@@ -157,6 +157,10 @@ class Config:
         try:
             groups = json.loads(text)
             flat = {name: value for group in groups.values() for name, value in group.items()}
+            known = {f.name: set(vars(f.default)) for f in dataclasses.fields(cls)}
+            strange = {name for name, group in groups.items() if not set(group) <= known.get(name, set())}
+            if strange:
+                raise UsageError(f"groups that a configuration does not have: {', '.join(sorted(strange))}")
         except (ValueError, AttributeError) as error:
             raise UsageError(f"This is not a configuration in JSON: {error}") from None
         return cls().replace(**flat)
@@ -198,6 +202,7 @@ def check(field: dataclasses.Field, value: Any) -> None:
     meta, kind = field.metadata, value_type(field)
     if value is None or isinstance(value, str):
         valid = value in meta["options"] if "options" in meta else value == field.default or kind is type(value)
+        valid = valid and not isinstance(field.default, tuple)
     elif isinstance(value, tuple):
         valid = isinstance(field.default, tuple) and value and all(isinstance(v, str) and v for v in value)
     elif kind is bool or isinstance(value, bool):

@@ -6,6 +6,8 @@ estimator for large-dimensional covariance matrices", Journal of Multivariate An
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 
@@ -86,7 +88,7 @@ class GaussianFitter:
         """Adds embeddings float [n, D] with labels int [n] below `num_classes` and rotations int [n], 0 to 3."""
         embeddings = np.asarray(embeddings, np.float64)
         labels, rotations = np.asarray(labels), np.asarray(rotations)
-        if embeddings.ndim != 2 or labels.shape != rotations.shape or len(labels) != len(embeddings):
+        if embeddings.ndim != 2 or not labels.shape == rotations.shape == embeddings.shape[:1]:
             raise UsageError(
                 "Embeddings [n, D] need one label and one rotation each. Received: "
                 f"{embeddings.shape}, {labels.shape}, {rotations.shape}"
@@ -109,6 +111,10 @@ class GaussianFitter:
         Raises:
           UsageError: a (class, rotation) pair has fewer than two embeddings, or one is not finite.
         """
+        if not (
+            shrinkage in ("ledoit_wolf", None) or (isinstance(shrinkage, numbers.Real) and 0.0 <= shrinkage <= 1.0)
+        ):
+            raise UsageError(f"shrinkage must be ledoit_wolf, None or 0 to 1. Received: {shrinkage!r}")
         means, whitenings = [], []
         for rotation in range(ROTATIONS):
             for label in range(self.num_classes):
