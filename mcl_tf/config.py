@@ -158,9 +158,9 @@ class Config:
             groups = json.loads(text)
             flat = {name: value for group in groups.values() for name, value in group.items()}
             known = {f.name: set(vars(f.default)) for f in dataclasses.fields(cls)}
-            strange = {name for name, group in groups.items() if not set(group) <= known.get(name, set())}
+            strange = [f for name, group in groups.items() for f in group if f not in known.get(name, ())]
             if strange:
-                raise UsageError(f"groups that a configuration does not have: {', '.join(sorted(strange))}")
+                raise UsageError(f"options that their group does not have. Received: {', '.join(strange)}")
         except (ValueError, AttributeError) as error:
             raise UsageError(f"This is not a configuration in JSON: {error}") from None
         return cls().replace(**flat)

@@ -83,7 +83,7 @@ class AnomalyDetector:
         self.class_names_ = _check_classes(labels, class_names)
         labels = labels.astype(np.int32)
         count = len(self.class_names_)
-        config = self.config.replace(labelled=count > 1)
+        config = self.config = self.config.replace(labelled=count > 1)
         held_out = inputs.hold_out(labels, config.data)
 
         trainer = Trainer(config, pictures[~held_out], labels[~held_out], config.run.run_dir or None)

@@ -29,7 +29,7 @@ def train(config, replicas, images, labels, steps, batch_size):
     )
     with strategy.scope():
         model = build_model(config, images.shape[1])
-        model.compile(optimizer=tf.keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), jit_compile=False)
+        model.compile(optimizer=tf.keras.optimizers.SGD(0.0375, momentum=0.9, nesterov=True), jit_compile=False)
     history = model.fit(
         training_batches(images, labels, batch_size, seed=0),
         epochs=steps,

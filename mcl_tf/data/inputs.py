@@ -63,7 +63,7 @@ def collect(images, labels, image_size: int):
         spec = images.element_spec
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
-            raise UsageError(f"Beside a picture there can be one integer label. Received: {spec[1:]}")
+            raise UsageError(f"What stands beside pictures must be integer labels. Received: {spec[1:]}")
         pictures, labels = read_pictures(images, choose_size(image_size, shape))
     else:
         images = as_pictures(images)
