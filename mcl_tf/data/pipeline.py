@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.random_numbers import random_bits
+
 _OPTIONS = tf.data.Options()
 _OPTIONS.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
 
@@ -31,7 +33,7 @@ def training_batches(pictures, labels, batch_size: int, seed: int, first_step: i
         # for nearly the same key.
         epoch, place = places[0] // epoch_size, places % epoch_size
         state = tf.stack([tf.constant(seed, tf.int64), epoch])
-        key = tf.random.stateless_uniform([3], state, minval=None, maxval=None, dtype=tf.int32, alg="philox")
+        key = random_bits([3], state)
         last = tf.constant(count - 1, tf.int64)
         rows = tf.raw_ops.RandomIndexShuffle(index=place, seed=key, max_index=last, rounds=4)
         return tf.gather(pictures, rows), tf.gather(labels, rows)
