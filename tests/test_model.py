@@ -24,9 +24,7 @@ def train(config, replicas, images, labels, steps, batch_size):
     Gives the model and the history of its logs.
     """
     devices = [f"/cpu:{i}" for i in range(replicas)]
-    strategy = (
-        tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.OneDeviceStrategy("/cpu:0")
-    )
+    strategy = tf.distribute.MirroredStrategy(devices) if replicas > 1 else tf.distribute.get_strategy()
     with strategy.scope():
         model = build_model(config, images.shape[1])
         model.compile(optimizer=tf.keras.optimizers.SGD(0.0375, momentum=0.9, nesterov=True), jit_compile=False)
