@@ -7,10 +7,15 @@ import os
 import sys
 import tempfile
 
+try:
+    from mcl_tf.errors import UsageError  # first of all: mcl_tf says which Python and TensorFlow it needs
+except ImportError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+
 from absl import flags as absl_flags
 
 from flags import MODULES, config_from_flags
-from mcl_tf.errors import UsageError
 
 
 def main(arguments: list[str]) -> int:

@@ -17,8 +17,10 @@ define(
     epochs="Passes over the training pictures; 0 scores with an untrained network.",
     max_steps="Train at most so many steps, in whole epochs or a shortened first one; 0 for no limit.",
     batch_size="Pictures of the global batch, before rotation; each becomes 8 views.",
-    learning_rate="Peak learning rate for 256 instances (64 pictures) a step; grows with the batch.",
-    momentum="Nesterov momentum.",
-    weight_decay="L2 penalty on the weights.",
+    optimizer="Optimiser: momentum SGD, or for large batches LARS, LAMB or AdamW.",
+    learning_rate="Peak learning rate for 256 instances (64 pictures) a step, grows with the batch; unset, it is "
+    "0.3 for sgd and lars, 0.005 for lamb, 0.001 for adamw.",
+    momentum="Momentum of sgd (Nesterov's) and lars (classic).",
+    weight_decay="L2 penalty on the weights (sgd, lars), or decoupled decay (lamb, adamw).",
     final_learning_rate="Learning rate at the last step as a share of the peak.",
 )

@@ -1,12 +1,14 @@
 """Image anomaly detection by masked contrastive learning and self-ensemble inference."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
-from mcl_tf.config import Config
-from mcl_tf.errors import UsageError
-from mcl_tf.version import __version__
+from mcl_tf.version import __version__, check_installed_tensorflow, check_python
+
+check_python()
+check_installed_tensorflow()
+
+from mcl_tf.config import Config  # noqa: E402 - after the checks, whose message is plainer than a syntax error
+from mcl_tf.errors import UsageError  # noqa: E402
 
 if TYPE_CHECKING:
     from mcl_tf.detector import AnomalyDetector

@@ -70,12 +70,13 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation. `learning_rate` is for 256 instances (64 pictures) a step and grows with them."""
+    """Optimisation. `learning_rate` is for 256 instances (64 pictures) a step; None means the optimiser's own."""
 
     epochs: int = _number(400, 0, 1_000_000)
     max_steps: int = _number(0, 0, 2**31 - 1)
     batch_size: int = _number(128, 1, 1_048_576)
-    learning_rate: float = _number(0.3, 0.0, 1e6)
+    optimizer: str = _choice("sgd", "sgd", "lars", "lamb", "adamw")
+    learning_rate: float | None = _number(None, 0.0, 1e6)
     momentum: float = _number(0.9, 0.0, 0.9999)
     weight_decay: float = _number(1e-6, 0.0, 1.0)
     final_learning_rate: float = _number(5e-4, 0.0, 1.0)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
+from mcl_tf.optimizers import peak_learning_rate
 
 COLLAPSED = 0.99  # mean cosine of different instances from which on an embedding counts as constant
 _TIMED_STEPS = 5  # steps after the first, which compiles, that the forecast rests on
@@ -63,9 +64,10 @@ class FiniteLoss(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
+            rate = peak_learning_rate(self.config.training)
             raise UsageError(
                 f"The loss is not finite ({loss}) at step {step_of(self.model)}; stopped, the last good "
-                f"checkpoint is kept. Try a smaller --learning_rate (now {self.config.training.learning_rate:g}) "
+                f"checkpoint is kept. Try a smaller --learning_rate (now {rate:g}) "
                 f"or a larger --temperature (now {self.config.loss.temperature:g})"
             )
 

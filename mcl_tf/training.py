@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import networks
+from mcl_tf import networks, optimizers, stacks
 from mcl_tf.config import Config
 from mcl_tf.data.pipeline import training_batches
 from mcl_tf.errors import UsageError
@@ -40,6 +40,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
     """An untrained model; its initial weights follow from the seed."""
     tf.keras.utils.set_random_seed(config.data.seed)
+    penalised = optimizers.decays_gradients(config.training.optimizer)
     encoder = networks.build_encoder(config.model, image_size)
     head = networks.build_projection_head(config.model, encoder.output_shape[-1])
     return MaskedContrastiveModel(
@@ -47,7 +48,7 @@ def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
         head,
         loss_config=resolve_loss(config),
         augmentation_config=config.augmentation,
-        weight_decay=config.training.weight_decay,
+        weight_decay=config.training.weight_decay if penalised else 0.0,
         seed=config.data.seed,
     )
 
@@ -62,7 +63,7 @@ def resolve_loss(config: Config):
 
 def make_schedule(config: Config, batch_size: int, total_steps: int):
     """The learning rate by step: a cosine from a peak that grows with the instances of a step."""
-    peak = config.training.learning_rate * batch_size * ROTATIONS / REFERENCE_INSTANCES
+    peak = optimizers.peak_learning_rate(config.training) * batch_size * ROTATIONS / REFERENCE_INSTANCES
     return tf.keras.optimizers.schedules.CosineDecay(
         peak, max(total_steps, 1), alpha=config.training.final_learning_rate
     )
@@ -108,9 +109,8 @@ class Trainer:
         with self.strategy.scope():
             self.model = build_model(config, pictures.shape[1])
             self.schedule = make_schedule(config, self.batch_size, self.total_steps)
-            momentum = config.training.momentum
-            optimizer = tf.keras.optimizers.SGD(self.schedule, momentum, nesterov=momentum > 0.0)
-            optimizer.build(self.model.trainable_variables)
+            optimizer = optimizers.make_optimizer(config.training, self.schedule)
+            stacks.build_optimizer(optimizer, self.model.trainable_variables)
             self.model.compile(optimizer=optimizer, jit_compile=False)
             self.checkpoint = tf.train.Checkpoint(
                 encoder=self.model.encoder, projection_head=self.model.projection_head, optimizer=optimizer
