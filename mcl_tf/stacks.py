@@ -5,6 +5,7 @@ No other module asks for a version.
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 from mcl_tf.errors import UsageError
@@ -12,7 +13,7 @@ from mcl_tf.version import check_tensorflow
 
 check_tensorflow(tf.__version__)  # again, for builds whose package has a name of their own
 
-KERAS_3 = not tf.keras.__version__.startswith("2.")
+KERAS_3 = not keras.__version__.startswith("2.")
 
 
 def update_arguments(gradient, variable, learning_rate) -> tuple:
@@ -49,6 +50,6 @@ def lamb(learning_rate, weight_decay: float):
     except ImportError:
         raise UsageError(
             "--optimizer=lamb needs Keras 3.5 or newer, or TensorFlow Addons: pip install 'mcl_tf[addons]'. "
-            f"Received: Keras {tf.keras.__version__}"
+            f"Received: Keras {keras.__version__}"
         ) from None
     return tfa.optimizers.LAMB(learning_rate, weight_decay=weight_decay)
