@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -20,7 +21,7 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     """The configuration that the command line asked for."""
     groups = {}
     for group in dataclasses.fields(Config):
-        kind = type(group.default)
+        kind: Any = type(group.default)
         groups[group.name] = kind(
             **{field.name: to_field(field, values[field.name].value) for field in dataclasses.fields(kind)}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -31,16 +32,17 @@ def define(group: type, **helps: str) -> None:
 
 def _define_one(field: dataclasses.Field, text: str) -> None:
     kind, options = value_type(field), field.metadata.get("options", ())
+    default: Any = field.default
     if kind is bool:
-        flags.DEFINE_bool(field.name, field.default, text)
-    elif isinstance(field.default, tuple):
-        flags.DEFINE_list(field.name, list(field.default), text)
+        flags.DEFINE_bool(field.name, default, text)
+    elif isinstance(default, tuple):
+        flags.DEFINE_list(field.name, list(default), text)
     elif kind is str or options and "low" in field.metadata:
-        flags.DEFINE_string(field.name, field.default, text)
+        flags.DEFINE_string(field.name, default, text)
     elif kind is int:
-        flags.DEFINE_integer(field.name, field.default, text)
+        flags.DEFINE_integer(field.name, default, text)
     else:
-        flags.DEFINE_float(field.name, field.default, text)
+        flags.DEFINE_float(field.name, default, text)
 
 
 def _validator(field: dataclasses.Field):

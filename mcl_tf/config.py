@@ -205,7 +205,7 @@ def check(field: dataclasses.Field, value: Any) -> None:
         valid = value in meta["options"] if "options" in meta else value == field.default or kind is type(value)
         valid = valid and not isinstance(field.default, tuple)
     elif isinstance(value, tuple):
-        valid = isinstance(field.default, tuple) and value and all(isinstance(v, str) and v for v in value)
+        valid = isinstance(field.default, tuple) and bool(value) and all(isinstance(v, str) and v for v in value)
     elif kind is bool or isinstance(value, bool):
         valid = kind is bool and isinstance(value, bool)
     elif not isinstance(value, (int, float)) or (kind is int and not isinstance(value, int)):

@@ -70,7 +70,7 @@ def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) 
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores)
     figure = Figure(figsize=(10, 3.4 + 1.25 * len(examples)), layout="constrained")
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.2, 1.25 * len(examples)))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.2, 1.25 * len(examples)))[:, 0]
     left, right = top.subplots(1, 2)
     _plot_histogram(left, is_anomaly, scores, threshold)
     for name, values in (("one view", one_view), ("self-ensemble", scores)):

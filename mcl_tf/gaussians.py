@@ -112,7 +112,8 @@ class GaussianFitter:
           UsageError: a (class, rotation) pair has fewer than two embeddings, or one is not finite.
         """
         if not (
-            shrinkage in ("ledoit_wolf", None) or (isinstance(shrinkage, numbers.Real) and 0.0 <= shrinkage <= 1.0)
+            shrinkage in ("ledoit_wolf", None)
+            or (isinstance(shrinkage, numbers.Real) and 0.0 <= float(shrinkage) <= 1.0)
         ):
             raise UsageError(f"shrinkage must be ledoit_wolf, None or 0 to 1. Received: {shrinkage!r}")
         means, whitenings = [], []

@@ -101,13 +101,12 @@ class ProgressReport(tf.keras.callbacks.Callback):
     def __init__(self, total_steps: int):
         super().__init__()
         self.step, self.total = 0, total_steps
-        self.bar = None
+        self.bar = progress("Training")
         self.timed = 0
         self.started = 0.0
 
     def on_train_begin(self, logs=None):
         self.step = step_of(self.model)
-        self.bar = progress("Training")
         self.bar.start()
         self.task = self.bar.add_task("", total=self.total, completed=self.step, note="")
 
@@ -129,8 +128,7 @@ class ProgressReport(tf.keras.callbacks.Callback):
 
     def close(self):
         """Takes the bar off the screen; also for a training that an error ended."""
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
 
 
 class TensorBoardScalars(tf.keras.callbacks.Callback):
@@ -141,7 +139,7 @@ class TensorBoardScalars(tf.keras.callbacks.Callback):
         self.writer = tf.summary.create_file_writer(f"{directory}/train")
         self.schedule = schedule
         self.batch_size = batch_size
-        self.last = None
+        self.last: tuple[int, float] | None = None
 
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % _SCALARS_EVERY == 0:
