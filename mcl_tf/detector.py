@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from mcl_tf.monitoring import tracked
 from mcl_tf.scoring import self_ensemble, threshold_at
 from mcl_tf.training import Trainer
 
-_CONFIG, _WEIGHTS = "config.json", "scorer.weights.h5"
+_CONFIG, _WEIGHTS = "config.json", "weights.npz"
 
 
 class AnomalyDetector:
@@ -87,13 +88,14 @@ class AnomalyDetector:
         held_out = inputs.hold_out(labels, config.data)
 
         trainer = Trainer(config, pictures[~held_out], labels[~held_out], config.run.run_dir or None)
-        self._set_scorer(make_scorer(trainer.model, config, count))
+        scorer = make_scorer(trainer.model, config, count)
+        self._set_scorer(scorer)
         try:
             trainer.fit(callbacks(trainer) if callbacks else ())
             self.fit_gaussians(pictures[~held_out], labels[~held_out])
             self.calibration_scores_ = self.decision_function(pictures[held_out])
             threshold = threshold_at(self.calibration_scores_, config.scoring.pass_rate)
-            self.scorer_.threshold.assign(threshold)
+            scorer.threshold.assign(threshold)
         except BaseException:
             self._set_scorer(None)  # half a detector would score nonsense
             raise
@@ -117,10 +119,10 @@ class AnomalyDetector:
     def distances(self, images) -> np.ndarray:
         """Mahalanobis distances of every view to every class: float32 [n, V, C]."""
         scorer = self._fitted()
-        if self._score_batch is None:
-            self._score_batch = tf.function(scorer.distances, reduce_retracing=True)
+        score_batch = self._score_batch or tf.function(scorer.distances, reduce_retracing=True)
+        self._score_batch = score_batch
         batches = inputs.scoring_batches(images, self.config.scoring.scoring_batch_size, scorer.image_size)
-        found = [self._score_batch(batch).numpy() for batch in tracked(batches, "Scoring")]
+        found = [score_batch(batch).numpy() for batch in tracked(batches, "Scoring")]
         shape = (0, self.config.scoring.views, scorer.means.shape[1])
         return np.concatenate(found) if found else np.zeros(shape, np.float32)
 
@@ -133,7 +135,7 @@ class AnomalyDetector:
         return (self.decision_function(images) > self.threshold_).astype(np.int32)
 
     def save(self, path) -> None:
-        """Writes the detector to a folder: its configuration as JSON, its weights as HDF5."""
+        """Writes the detector to a folder: its configuration as JSON, its weights as arrays of NumPy."""
         scorer = self._fitted()
         path = pathlib.Path(path)
         facts = {
@@ -145,7 +147,7 @@ class AnomalyDetector:
         try:
             path.mkdir(parents=True, exist_ok=True)
             # Both under other names first: a save that fails leaves an older detector whole.
-            scorer.save_weights(str(path / ("new." + _WEIGHTS)))
+            np.savez(path / ("new." + _WEIGHTS), **scorer.arrays())
             (path / ("new." + _CONFIG)).write_text(json.dumps(facts, indent=2) + "\n")
         except OSError as error:
             raise UsageError(f"The detector cannot be saved in {path}: {error}") from None
@@ -178,8 +180,9 @@ class AnomalyDetector:
         network = _embedding_network(encoder, head, config)
         scorer = SelfEnsembleScorer(network, config.scoring, len(names))
         try:
-            scorer.load_weights(str(path / _WEIGHTS))
-        except (OSError, ValueError, KeyError) as error:
+            with np.load(path / _WEIGHTS, allow_pickle=False) as arrays:
+                scorer.set_arrays(dict(arrays))
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {reason}") from None
         detector._set_scorer(scorer)

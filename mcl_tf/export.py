@@ -8,6 +8,7 @@ import shutil
 
 import tensorflow as tf
 
+from mcl_tf import stacks
 from mcl_tf.errors import UsageError
 from mcl_tf.inference import SelfEnsembleScorer
 
@@ -46,7 +47,7 @@ def export_saved_model(scorer: SelfEnsembleScorer, path) -> str:
     archive.track(scorer)
     archive.add_endpoint(SIGNATURE, serve, input_signature=[specification])
     try:
-        archive.write_out(str(temporary), verbose=False)
+        stacks.write_archive(archive, str(temporary))
         if path.exists():
             os.replace(path, replaced)
         os.replace(temporary, path)

@@ -5,10 +5,15 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from mcl_tf import gaussians, scoring, views
 from mcl_tf.config import ScoringConfig
+
+_OWN = ("means", "whitenings", "threshold")  # weights of the scorer beside the network's
 
 
 class SelfEnsembleScorer(tf.keras.Model):
@@ -41,6 +46,25 @@ class SelfEnsembleScorer(tf.keras.Model):
         """Takes over fitted Gaussians."""
         self.means.assign(fitted.means)
         self.whitenings.assign(fitted.whitenings)
+
+    def arrays(self) -> dict[str, Any]:
+        """All weights by name, the same on both TensorFlow stacks, which Keras' own weight files are not."""
+        own = {name: np.asarray(getattr(self, name)) for name in _OWN}
+        return {**own, **{f"network/{i:04d}": weight for i, weight in enumerate(self.network.get_weights())}}
+
+    def set_arrays(self, arrays) -> None:
+        """Takes over what `arrays` gave.
+
+        Raises:
+          ValueError: other names or shapes; the message names the first difference.
+        """
+        for name, mine in self.arrays().items():
+            found = np.shape(arrays[name]) if name in arrays else "nothing"
+            if found != mine.shape:
+                raise ValueError(f"{name} should have the shape {mine.shape}. Received: {found}")
+        for name in _OWN:
+            getattr(self, name).assign(arrays[name])
+        self.network.set_weights([arrays[name] for name in sorted(arrays) if name.startswith("network/")])
 
     def embed(self, images, count: int):
         """uint8 [n, h, w, c] of any size -> normalised float32 [n, count, D] of 8, 4 or 1 views, one batch."""

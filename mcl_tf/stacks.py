@@ -37,6 +37,11 @@ def build_optimizer(optimizer, variables) -> None:
         optimizer._create_all_weights(variables)
 
 
+def write_archive(archive, path: str) -> None:
+    """Writes a `tf.keras.export.ExportArchive`, without the text that Keras 3 prints unasked."""
+    archive.write_out(path, **({"verbose": False} if KERAS_3 else {}))
+
+
 def lamb(learning_rate, weight_decay: float):
     """LAMB from Keras where it has it, else from TensorFlow Addons.
 

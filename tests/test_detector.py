@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 import sklearn.covariance
@@ -352,15 +351,13 @@ def test_saved_detector_is_the_same(options, tmp_path):
 
 
 def test_saved_detector_holds_no_code(labelled, tmp_path):
-    """JSON and HDF5 of plain numbers: loading them runs nothing, as a pickle would."""
+    """JSON and arrays of plain numbers: loading them runs nothing, as a pickle would."""
     labelled.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "scorer.weights.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.npz"]
     json.loads((tmp_path / "config.json").read_text())
-    with h5py.File(tmp_path / "scorer.weights.h5") as file:
-        arrays = []
-        file.visititems(lambda _, entry: arrays.append(entry) if isinstance(entry, h5py.Dataset) else None)
-        assert arrays
-        assert {array.dtype.kind for array in arrays} == {"f"}
+    with np.load(tmp_path / "weights.npz", allow_pickle=False) as arrays:
+        assert {"means", "whitenings", "threshold", "network/0000"} <= set(arrays)
+        assert {arrays[name].dtype.kind for name in arrays} == {"f"}
 
 
 def test_save_replaces_a_detector(trained, labelled, tmp_path):
@@ -568,8 +565,9 @@ def test_load_a_damaged_config(damage, saved):
 
 
 def without_an_array(path):
-    with h5py.File(path, "r+") as file:
-        del file["vars"]["0"]
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays if name != "means"}
+    np.savez(path, **kept)
 
 
 DAMAGED_WEIGHTS = {
@@ -577,16 +575,16 @@ DAMAGED_WEIGHTS = {
     "empty": lambda path: path.write_bytes(b""),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
     "garbage": lambda path: path.write_bytes(b"x" * 1000),
-    "no arrays": lambda path: h5py.File(path, "w").close(),
+    "no arrays": lambda path: np.savez(path),
+    "one array alone": lambda path: path.write_bytes(np.lib.format.magic(1, 0) + b"x" * 100),
     "one array missing": without_an_array,
     "a pickle": lambda path: path.write_bytes(b"\x80\x04N."),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras names every array that it misses
 @pytest.mark.parametrize("damage", cases(DAMAGED_WEIGHTS))
 def test_load_damaged_weights(damage, saved):
-    damage(saved / "scorer.weights.h5")
+    damage(saved / "weights.npz")
     with pytest.raises(mcl_tf.UsageError, match="weights in .*saved"):
         mcl_tf.AnomalyDetector.load(saved)
 
@@ -594,6 +592,6 @@ def test_load_damaged_weights(damage, saved):
 def test_load_weights_of_another_network(saved, trained, tmp_path):
     """One class instead of two: no array of the Gaussians fits."""
     trained.save(tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "scorer.weights.h5", saved)
+    shutil.copy(tmp_path / "other" / "weights.npz", saved)
     with pytest.raises(mcl_tf.UsageError, match="weights in .*saved"):
         mcl_tf.AnomalyDetector.load(saved)
