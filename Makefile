@@ -4,26 +4,37 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: demo test lint format tensorboard clean
+.PHONY: demo test test-addons package lint format tensorboard clean
 
 demo: $(VENV)/installed
 	$(BIN)/python main.py --flagfile=flags/presets/demo.flags --run_dir=$(RUN_DIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/installed
+test-addons: $(VENV)/installed $(VENV)/dev
+	$(BIN)/nox -s addons
+
+package: $(VENV)/installed $(VENV)/dev
+	$(BIN)/nox -s package
+
+lint: $(VENV)/installed $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-format: $(VENV)/installed
+format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 tensorboard: $(VENV)/installed
 	$(BIN)/tensorboard --logdir=runs
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/dev: $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+$(VENV)/installed: pyproject.toml requirements/base.txt requirements/tensorflow.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; this is " + v + ". Another one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[test]"

@@ -20,7 +20,7 @@ def addons(session: nox.Session) -> None:
     """The whole suite on TensorFlow 2.15 and TensorFlow Addons; then each stack scores the other's model."""
     session.install("--editable", ".[addons,test]")
     session.run("python", "-c", "import tensorflow_addons, keras; assert keras.__version__.startswith('2.15')")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "2", *session.posargs)
     if not session.posargs:
         current = str(HERE / ".venv" / "bin" / "python")
         for there, here in ((current, "python"), ("python", current)):
