@@ -42,6 +42,14 @@ class SelfEnsembleScorer(tf.keras.Model):
         self.means.assign(fitted.means)
         self.whitenings.assign(fitted.whitenings)
 
+    def with_network(self, network) -> SelfEnsembleScorer:
+        """A copy with the same Gaussians and threshold, and another network of the same form."""
+        scorer = SelfEnsembleScorer(network, self.config, self.means.shape[1])
+        for mine, theirs in ((scorer.means, self.means), (scorer.whitenings, self.whitenings)):
+            mine.assign(theirs)
+        scorer.threshold.assign(self.threshold)
+        return scorer
+
     def embed(self, images, count: int):
         """uint8 [n, h, w, c] of any size -> normalised float32 [n, count, D] of 8, 4 or 1 views, one batch."""
         pictures = views.to_float(views.prepare(images, self.image_size))
