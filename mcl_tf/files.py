@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import csv
+import functools
 import glob
 import json
 import os
@@ -127,6 +128,7 @@ def read_bytes(name) -> tuple[bytes, str]:
         return b"", f"cannot be read: {error.strerror or error}"
 
 
+@functools.lru_cache(maxsize=4)  # tracing takes seconds
 def make_decoder(size: int):
     """A function list of bytes [n] -> (uint8 [n, size, size, 3], reasons str [n]); threads may share it."""
     specification = [tf.TensorSpec([None], tf.string)]
