@@ -1,5 +1,9 @@
 """Image anomaly detection: python main.py --dataset=cifar10 --normal=0
 
+With the SavedModel that this leaves:
+
+    python main.py --mode=score --saved_model=DIR --images=FOLDER --output=scores.csv
+
 Options may also stand in a file, one a line: --flagfile=flags/presets/cpu.flags; later ones win.
 """
 
@@ -29,9 +33,14 @@ def main(arguments: list[str]) -> int:
             return 0
         config = config_from_flags()
         import_tensorflow_quietly()
-        from mcl_tf.experiment import run
+        if config.run.mode == "score":
+            from mcl_tf.files import score_files
 
-        run(config)
+            score_files(config)
+        else:
+            from mcl_tf.experiment import run
+
+            run(config)
     except (UsageError, absl_flags.Error) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -30,6 +30,13 @@ def addons(session: nox.Session) -> None:
 
 
 @nox.session
+def beam(session: nox.Session) -> None:
+    """The Beam transform; Apache Beam holds some packages back, so it has an environment of its own."""
+    session.install("--editable", ".[beam,test]")
+    session.run("pytest", "tests/test_beam.py", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Wheel and sdist are built; the wheel scores a picture beside a TensorFlow brought along."""
     session.install("build")

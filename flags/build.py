@@ -7,11 +7,11 @@ from typing import Any
 
 from absl import flags
 
-from flags import data, model, run, scoring, training
+from flags import data, model, run, scoring, serving, training
 from flags.define import to_field
 from mcl_tf.config import Config
 
-MODULES = (data, model, training, scoring, run)  # in the order of --help
+MODULES = (data, model, training, scoring, run, serving)  # in the order of --help
 
 
 flags.DEFINE_bool("help", False, "Show this help.", short_name="h")

@@ -36,7 +36,7 @@ def _define_one(field: dataclasses.Field, text: str) -> None:
     if kind is bool:
         flags.DEFINE_bool(field.name, default, text)
     elif isinstance(default, tuple):
-        flags.DEFINE_list(field.name, list(default), text)
+        flags.DEFINE_list(field.name, [str(item) for item in default], text)
     elif kind is str or options and "low" in field.metadata:
         flags.DEFINE_string(field.name, default, text)
     elif kind is int:
@@ -59,7 +59,9 @@ def _validator(field: dataclasses.Field):
 def to_field(field: dataclasses.Field, value):
     """A flag's value as the field's: lists become tuples, words that stand for numbers or None become those."""
     if isinstance(value, list):
-        return tuple(item.strip() for item in value)
+        items = tuple(item.strip() for item in value)
+        whole = value_type(field) is int and all(item.isdecimal() for item in items)
+        return tuple(int(item) for item in items) if whole else items
     if isinstance(value, str) and "low" in field.metadata:
         if value.lower() == "none":
             return None

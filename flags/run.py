@@ -5,6 +5,8 @@ from mcl_tf.config import RunConfig
 
 define(
     RunConfig,
+    mode="`train` trains, scores the test split and exports; `score` scores files with a SavedModel: "
+    "--saved_model, --images, --output.",
     run_dir="Directory of the run; by default runs/<dataset>-<normal>. Started again with the same options, a run "
     "goes on from its newest checkpoint.",
     data_dir="Directory of TensorFlow Datasets; by default its own.",

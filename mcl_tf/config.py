@@ -100,11 +100,25 @@ class ScoringConfig:
 class RunConfig:
     """Where and how a run happens; nothing here changes a figure, so a run may be resumed with other values."""
 
+    mode: str = _choice("train", "train", "score")
     run_dir: str = ""
     data_dir: str = ""
     strategy: str = _choice("auto", "auto", "one_device", "mirrored")
     evaluate_every: int = _number(0, 0, 1_000_000)
     checkpoint_every: int = _number(10, 1, 1_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingConfig:
+    """The exported model, and the scoring of files with it; nothing here changes a run's figures."""
+
+    export_precision: str = _choice("float32", "float32", "float16")
+    keep_versions: int = _number(3, 0, 1_000_000)
+    serving_batch_sizes: tuple[int, ...] = _number((1, 8, 32), 1, 4096)
+    saved_model: str = ""
+    images: str = ""
+    output: str = ""
+    resume: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +136,7 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     run: RunConfig = RunConfig()
+    serving: ServingConfig = ServingConfig()
 
     def __post_init__(self):
         for group in dataclasses.fields(self):
@@ -169,7 +184,7 @@ class Config:
     def differences(self, other: Config) -> list[str]:
         """Fields in which two configurations would give other figures, as `name: mine, not theirs`."""
         mine, theirs = self.flat(), other.flat()
-        runtime = {f.name for f in dataclasses.fields(RunConfig)}
+        runtime = {f.name for group in (RunConfig, ServingConfig) for f in dataclasses.fields(group)}
         return [
             f"{name}: {mine[name]!r}, not {theirs[name]!r}"
             for name in mine
@@ -179,7 +194,8 @@ class Config:
 
 def value_type(field: dataclasses.Field) -> type:
     """The scalar type of a field: bool, int, float or str (tuples and unions by their first member)."""
-    return {"bool": bool, "int": int, "float": float}.get(str(field.type).split(" ")[0], str)
+    first = str(field.type).removeprefix("tuple[").split(" ")[0].split(",")[0]
+    return {"bool": bool, "int": int, "float": float}.get(first, str)
 
 
 def describe_range(field: dataclasses.Field) -> str:
@@ -188,6 +204,7 @@ def describe_range(field: dataclasses.Field) -> str:
     options = [str(option).lower() if option is None else str(option) for option in meta.get("options", ())]
     if "low" in meta:
         noun = "an integer" if value_type(field) is int else "a number"
+        noun = "integers" if isinstance(field.default, tuple) else noun
         options.append(f"{noun} from {meta['low']:g} to {meta['high']:g}")
     if len(options) > 1:
         return ", ".join(options[:-1]) + " or " + options[-1]
@@ -204,8 +221,10 @@ def check(field: dataclasses.Field, value: Any) -> None:
     if value is None or isinstance(value, str):
         valid = value in meta["options"] if "options" in meta else value == field.default or kind is type(value)
         valid = valid and not isinstance(field.default, tuple)
-    elif isinstance(value, tuple):
-        valid = isinstance(field.default, tuple) and bool(value) and all(isinstance(v, str) and v for v in value)
+    elif isinstance(value, tuple) or isinstance(field.default, tuple):
+        valid = isinstance(value, tuple) and isinstance(field.default, tuple) and bool(value)
+        valid = valid and all(type(v) is kind and bool(v) for v in value)
+        valid = valid and ("low" not in meta or all(meta["low"] <= v <= meta["high"] for v in value))
     elif kind is bool or isinstance(value, bool):
         valid = kind is bool and isinstance(value, bool)
     elif not isinstance(value, (int, float)) or (kind is int and not isinstance(value, int)):

@@ -188,11 +188,34 @@ class AnomalyDetector:
         detector._set_scorer(scorer)
         return detector
 
-    def export(self, path) -> str:
-        """Writes a SavedModel for TF Serving into the folder `path`; see `mcl_tf.export.export_saved_model`."""
-        from mcl_tf.export import export_saved_model
+    def export(self, path, *, new_version: bool = False, figures: dict | None = None) -> str:
+        """Writes a SavedModel for TF Serving; see `mcl_tf.export.export_saved_model` for its signatures.
 
-        return export_saved_model(self._fitted(), path)
+        Args:
+          path: the SavedModel's folder; what is there is replaced.
+          new_version: take `path` as a folder of versions instead: the next one is added, and the oldest beyond
+            `keep_versions` removed.
+          figures: what a test split said, for the model card.
+
+        Returns:
+          The SavedModel's path, absolute.
+        """
+        from mcl_tf import card, export, precision, serving
+
+        scorer, config = self._fitted(), self.config.serving
+        facts = (self.calibration_scores_, self.class_names_)
+        sheet = card.make_card(self.config, scorer, *facts, config.export_precision, figures)
+        if config.export_precision == "float16":
+            scorer = scorer.with_network(precision.half_precision(scorer.network))
+        served = serving.ServedScorer(scorer, *facts)
+        return export.export_saved_model(
+            served,
+            path,
+            card=sheet,
+            batch_sizes=config.serving_batch_sizes,
+            new_version=new_version,
+            keep=config.keep_versions,
+        )
 
     def _fitted(self) -> SelfEnsembleScorer:
         if self.scorer_ is None:

@@ -72,8 +72,7 @@ def run(config: Config) -> dict:
     found = score_test(detector, task.test)
     report = write_results(detector, task, found, directory)
     detector.save(directory / "detector")
-    saved_model = directory / "saved_model" / "1"
-    detector.export(saved_model)
+    saved_model = detector.export(directory / "saved_model", new_version=True, figures=report)
     say(
         f"{config.data.dataset}, normal class {'+'.join(task.class_names)}: "
         f"AUROC {report['one_view']['auroc']:.4f} with one view, "

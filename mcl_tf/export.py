@@ -1,57 +1,158 @@
-"""A SavedModel for TensorFlow Serving, self-ensemble inference inside."""
+"""A SavedModel for TensorFlow Serving, self-ensemble inference inside; and another threshold for one."""
 
 from __future__ import annotations
 
-import os
+import math
 import pathlib
 import shutil
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from mcl_tf import stacks
+from mcl_tf import stacks, versions
+from mcl_tf.card import EXTRA, read_card, write_card
 from mcl_tf.errors import UsageError
-from mcl_tf.inference import SelfEnsembleScorer
+from mcl_tf.monitoring import say
+from mcl_tf.scoring import threshold_at
+from mcl_tf.serving import CALIBRATION, THRESHOLD, ServedScorer
+from mcl_tf.warmup import write_warmup
 
 SIGNATURE = "serving_default"
+_VARIABLES = pathlib.Path("variables", "variables")
 
 
-def export_saved_model(scorer: SelfEnsembleScorer, path) -> str:
-    """Writes the scorer as a SavedModel, complete or not at all: under another name first, then renamed.
+def export_saved_model(
+    served: ServedScorer, path, *, card: dict[str, Any] | None = None, batch_sizes=(), new_version=False, keep=0
+) -> str:
+    """Writes a SavedModel, complete or not at all: under another name first, then renamed.
 
-    Its signature `serving_default` takes `images`, uint8 [n, h, w, 3] of any n, h and w, and gives `score`
-    float32 [n] (higher is more abnormal), `is_anomaly` bool [n] and `nearest_class` int32 [n]. Keras'
-    ExportArchive is what TensorFlow's C++ loader, and with it TF Serving, reads; a plain `tf.Module` is not.
+    Its signatures, all of any batch size, 0 included:
+
+    - `serving_default`: `images` uint8 [n, h, w, c] of any h and w, c = 1 (repeated to 3), 3 or 4 (alpha is
+      dropped) -> `score` float32 [n] (higher is more abnormal), `is_anomaly` bool [n], `p_value` float32 [n]
+      (share of the held-out normals that score at least as high), `nearest_class` int32 [n], `class_name`
+      string [n];
+    - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF -> the same;
+    - `embed`: `images` -> `embedding` float32 [n, V, D];
+    - `explain`: `images` -> `distances` float32 [n, V, C], `rotation` int32 [n, V], `flipped` bool [n, V].
+
+    Keras' ExportArchive is what TensorFlow's C++ loader, and with it TF Serving, reads; a plain `tf.Module` is
+    not.
 
     Args:
-      scorer: with Gaussians and threshold set.
+      served: what is exported.
       path: folder of the SavedModel; one that is there is replaced. For TF Serving its name is a number.
+      card: content of assets.extra/model_card.json; none is written if None.
+      batch_sizes: ints, the batch sizes of the warm-up requests.
+      new_version: take `path` as a folder of versions and write the next one.
+      keep: with `new_version`, how many of the newest versions stay; 0 for all.
 
     Returns:
-      The path, absolute.
+      The SavedModel's path, absolute.
 
     Raises:
-      UsageError: the path is a file.
+      UsageError: the path is a file or cannot be made.
     """
     path = pathlib.Path(path).resolve()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"A SavedModel is a folder. Received: {path}, which is a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
-    specification = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 
-    def serve(images):
-        return scorer(images)
+    def write(folder):
+        _write_archive(served, folder)
+        (folder / EXTRA).mkdir(exist_ok=True)
+        if card is not None:
+            write_card(folder, card)
+        if batch_sizes and not write_warmup(folder / EXTRA, served.scorer.image_size, batch_sizes):
+            say("No warm-up requests: they need the extra `serving` (pip install tensorflow-serving-api).")
 
+    return str(versions.add(path, write, keep) if new_version else versions.replace(path, write))
+
+
+def _write_archive(served: ServedScorer, folder) -> None:
     archive = tf.keras.export.ExportArchive()
-    archive.track(scorer)
-    archive.add_endpoint(SIGNATURE, serve, input_signature=[specification])
+    # Not tracked: the archive finds the variables that the signatures read, and would store a tracked model's
+    # once more.
+    for name, (function, specification) in served.signatures().items():
+        archive.add_endpoint(name, function, input_signature=[specification])
+    stacks.write_archive(archive, str(folder))
+
+
+def set_threshold(
+    saved_model_dir, *, quantile: float | None = None, value: float | None = None, keep: int = 0
+) -> str:
+    """Writes the next version of a SavedModel with another threshold; graph and other weights stay as they are.
+
+    Args:
+      saved_model_dir: a version, saved_model/<n>, or the folder of versions, whose newest is taken.
+      quantile: share of the held-out normals that is to pass, 0 to 1; the scores are in the model.
+      value: the threshold itself; one of the two.
+      keep: how many of the newest versions stay; 0 for all.
+
+    Returns:
+      The new version's path, absolute.
+
+    Raises:
+      UsageError: not one of quantile and value, one out of range, or no SavedModel of this library.
+    """
+    if (quantile is None) == (value is None):
+        raise UsageError(
+            f"Either quantile or value sets a threshold. Received: quantile={quantile}, value={value}"
+        )
+    if quantile is not None and not 0.0 <= quantile <= 1.0:
+        raise UsageError(f"quantile must be a number from 0 to 1. Received: {quantile}")
+    if value is not None and not math.isfinite(value):
+        raise UsageError(f"value must be a finite number. Received: {value}")
+    source = versions.find(saved_model_dir)
+    if not source.name.isdecimal():
+        raise UsageError(f"A version's name is a number, so that the next one has one. Received: {source}")
+    card = read_card(source)
+    tensors, keys = _read_variables(source)
+    if quantile is not None:
+        value = threshold_at(tensors[keys[CALIBRATION]], quantile)
+    tensors[keys[THRESHOLD]] = np.float32(value)
+    set_by = "given as a value"
+    if quantile is not None:
+        set_by = f"the smallest held-out score that {quantile:g} of the held-out normals do not exceed"
+    card["threshold"] = {**card["threshold"], "value": float(np.float32(value)), "set_by": set_by}
+    card["threshold"].update(quantile=quantile, changed_from_version=int(source.name))
+
+    def write(folder):
+        # The fingerprint would be that of the other variables.
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("variables", "fingerprint.pb"))
+        (folder / "variables").mkdir()
+        _write_variables(folder, tensors)
+        write_card(folder, card)
+
+    return str(versions.add(source.parent, write, keep))
+
+
+def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every tensor of a SavedModel's checkpoint by its key, and the keys of threshold and held-out scores."""
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
     try:
-        stacks.write_archive(archive, str(temporary))
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(temporary, path)
-    finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-    return str(path)
+        reader = tf.train.load_checkpoint(str(saved_model / _VARIABLES))
+        tensors = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+        graph = TrackableObjectGraph.FromString(tensors["_CHECKPOINTABLE_OBJECT_GRAPH"])
+        found = {}
+        for node in graph.nodes:
+            for attribute in node.attributes:
+                name = attribute.full_name.split("/")[-1].split(":")[0]
+                if name in (THRESHOLD, CALIBRATION) and attribute.checkpoint_key in tensors:
+                    found[name] = attribute.checkpoint_key
+        if set(found) != {THRESHOLD, CALIBRATION}:
+            raise ValueError("it holds no threshold and held-out scores")
+    except (ValueError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"The threshold of {saved_model} cannot be changed: {reason}") from None
+    return tensors, found
+
+
+def _write_variables(folder, tensors) -> None:
+    """Writes a checkpoint of exactly these tensors, which a graph that is there restores by their keys."""
+    names = sorted(tensors)
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / _VARIABLES),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(tensors[name]) for name in names],
+    )

@@ -66,6 +66,13 @@ class SelfEnsembleScorer(tf.keras.Model):
             getattr(self, name).assign(arrays[name])
         self.network.set_weights([arrays[name] for name in sorted(arrays) if name.startswith("network/")])
 
+    def with_network(self, network) -> SelfEnsembleScorer:
+        """A copy with the same Gaussians and threshold, and another network of the same form."""
+        scorer = SelfEnsembleScorer(network, self.config, self.means.shape[1])
+        for name in _OWN:
+            getattr(scorer, name).assign(getattr(self, name))
+        return scorer
+
     def embed(self, images, count: int):
         """uint8 [n, h, w, c] of any size -> normalised float32 [n, count, D] of 8, 4 or 1 views, one batch."""
         pictures = views.to_float(views.prepare(images, self.image_size))

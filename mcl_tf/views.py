@@ -75,3 +75,8 @@ def self_ensemble_views(images, views: int = 8):
 def view_rotations(views: int = 8):
     """The rotation of each view in the order of `self_ensemble_views`: a list of `views` ints."""
     return {8: [0, 0, 1, 1, 2, 2, 3, 3], 4: [0, 1, 2, 3], 1: [0]}[views]
+
+
+def view_flips(views: int = 8):
+    """Whether each view is flipped, in the order of `self_ensemble_views`: a list of `views` bools."""
+    return {8: [False, True] * ROTATIONS, 4: [False] * ROTATIONS, 1: [False]}[views]

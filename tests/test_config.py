@@ -13,17 +13,19 @@ from absl.testing import flagsaver
 import flags
 import main
 from flags.define import define, to_field
-from mcl_tf.config import Config, DataConfig, RunConfig, check, describe_range, value_type
+from mcl_tf.config import Config, DataConfig, RunConfig, ServingConfig, check, describe_range, value_type
 from mcl_tf.errors import UsageError
 from mcl_tf.optimizers import peak_learning_rate
 
 PRESETS = sorted((pathlib.Path(main.__file__).parent / "flags" / "presets").glob("*.flags"))
 GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}
 FIELDS = {field.name: field for kind in GROUPS.values() for field in dataclasses.fields(kind)}
-NUMBERS = [name for name, field in FIELDS.items() if "low" in field.metadata]
+TUPLES = [name for name, field in FIELDS.items() if isinstance(field.default, tuple)]
+NUMBERS = [name for name, field in FIELDS.items() if "low" in field.metadata and name not in TUPLES]
 CHOICES = [name for name, field in FIELDS.items() if "options" in field.metadata]
-WORDS = ["dataset", "anomaly_dataset", "run_dir", "data_dir"]
-RUNTIME = {field.name for field in dataclasses.fields(RunConfig)}
+WORDS = ["dataset", "anomaly_dataset", "run_dir", "data_dir", "saved_model", "images", "output"]
+SWITCHES = ["labelled", "resume"]
+RUNTIME = {field.name for group in (RunConfig, ServingConfig) for field in dataclasses.fields(group)}
 
 
 def value_of(config, name):
@@ -33,12 +35,14 @@ def value_of(config, name):
 def another(name):
     """A valid value that is not the default."""
     field = FIELDS[name]
+    if name == "serving_batch_sizes":
+        return (2, 4096)
     if "low" in field.metadata:
         kind = value_type(field)
         return kind(field.metadata["low"] if field.default != field.metadata["low"] else field.metadata["high"])
     if "options" in field.metadata:
         return next(option for option in field.metadata["options"] if option != field.default)
-    return {"labelled": True, "normal": ("cat", "9")}.get(name, "somewhere/else")
+    return {"labelled": True, "resume": True, "normal": ("cat", "9")}.get(name, "somewhere/else")
 
 
 def refusal(**overrides):
@@ -56,7 +60,7 @@ def refusal(**overrides):
 def test_field_names_are_unique():
     assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in GROUPS.values())
     assert set(Config().flat()) == set(FIELDS)
-    assert set(NUMBERS) | set(CHOICES) | set(WORDS) | {"labelled", "normal"} == set(FIELDS)
+    assert set(NUMBERS) | set(CHOICES) | set(WORDS) | set(SWITCHES) | set(TUPLES) == set(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -66,8 +70,11 @@ def test_defaults_keep_to_their_ranges(name):
     meta, default = field.metadata, field.default
     if default in meta.get("options", ()) or (name in ("beta", "learning_rate") and default is None):
         return
-    assert isinstance(default, tuple if name == "normal" else value_type(field))
-    if "low" in meta:
+    assert isinstance(default, tuple if name in TUPLES else value_type(field))
+    if name in TUPLES:
+        assert all(type(item) is value_type(field) for item in default)
+        assert all(meta["low"] <= item <= meta["high"] for item in default if "low" in meta)
+    elif "low" in meta:
         assert meta["low"] <= default <= meta["high"]
     else:
         assert "options" not in meta
@@ -127,7 +134,7 @@ def test_choices_are_all_there_is(name):
             assert str(option).lower() in message
 
 
-@pytest.mark.parametrize("name", [*WORDS, "labelled"])
+@pytest.mark.parametrize("name", [*WORDS, *SWITCHES])
 def test_words_and_switches_take_nothing_else(name):
     assert value_of(Config().replace(**{name: another(name)}), name) == another(name)
     for value in (None, 3, ("a",)):
@@ -147,6 +154,13 @@ def test_normal_is_one_or_more_words():
     assert Config().replace(normal=["3", "cat"]).data.normal == ("3", "cat")
     for value in ((), [], ("",), (3,), ("3", None), None, 3):
         assert "normal must be" in refusal(normal=value)
+
+
+def test_batch_sizes_are_one_or_more_integers():
+    assert Config().replace(serving_batch_sizes=[4]).serving.serving_batch_sizes == (4,)
+    for value in ((), (0,), (1, 4097), ("8",), (2.0,), (True,), None, 8, "8"):
+        message = refusal(serving_batch_sizes=value)
+        assert message == f"serving_batch_sizes must be integers from 1 to 4096. Received: {value!r}"
 
 
 def test_normal_is_not_a_word():
@@ -312,7 +326,7 @@ def test_no_flags_give_the_default_configuration():
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_flag_reaches_its_field(name):
     value = another(name)
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     assert parse(f"--{name}={text}") == Config().replace(**{name: value})
 
 
@@ -349,6 +363,7 @@ def test_command_lines(arguments, expected):
         ("--shrinkage=1.5", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "1.5"]),
         ("--shrinkage=nan", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "nan"]),
         ("--normal=", ["normal"]),
+        ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "integers from 1 to 4096", "many"]),
         ("--normal=1,,2", ["normal"]),
         ("--nonsense=1", ["nonsense"]),
     ],

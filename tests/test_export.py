@@ -18,7 +18,13 @@ TESTS = pathlib.Path(__file__).parent
 OPTIONS = dict(
     encoder="small", width=0.25, projection_hidden=32, projection_dim=16, epochs=1, batch_size=8, seed=3
 )
-DTYPES = {"score": np.float32, "is_anomaly": np.bool_, "nearest_class": np.int32}
+DTYPES = {
+    "score": np.float32,
+    "is_anomaly": np.bool_,
+    "p_value": np.float32,
+    "nearest_class": np.int32,
+    "class_name": np.object_,
+}
 # Scores are float32 and mostly below 10: other kernels and fusions move them by 1e-6 or so, and other pictures by
 # far more than 1e-4.
 TOLERANCE = 1e-4
@@ -85,6 +91,8 @@ def mixed_pictures(count, height, width, seed):
     return pictures
 
 
+NAMES = (b"red", "bläulich".encode())
+
 # Sizes other than the network's 16 x 16 are resized within the SavedModel.
 BATCHES = {
     "one": mixed_pictures(1, 16, 16, 11),
@@ -105,7 +113,9 @@ def run_python(code, *arguments):
 
 @pytest.fixture(scope="module")
 def detector():
-    return mcl_tf.AnomalyDetector(**OPTIONS).fit(*tinted_pictures(24))
+    return mcl_tf.AnomalyDetector(**OPTIONS, calibration_fraction=0.4).fit(
+        *tinted_pictures(24), class_names=[name.decode() for name in NAMES]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +135,10 @@ def expected(detector):
         answers[batch] = {
             "score": scores.numpy(),
             "is_anomaly": detector.predict(images).astype(bool),
+            # By the definition, without the search of a sorted list.
+            "p_value": np.float32([np.mean(detector.calibration_scores_ >= score) for score in scores.numpy()]),
             "nearest_class": classes.numpy(),
+            "class_name": np.array([NAMES[label] for label in classes.numpy()], object),
         }
     return answers
 
@@ -136,7 +149,7 @@ def served(saved_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     np.savez(folder / "pictures.npz", **BATCHES)
     run_python(LOADER, saved_model, folder / "pictures.npz", folder / "results.npz")
-    return np.load(folder / "results.npz")
+    return np.load(folder / "results.npz", allow_pickle=True)  # class names are bytes objects
 
 
 @pytest.fixture(scope="session")
@@ -161,24 +174,35 @@ def cpp_loader(tmp_path_factory):
 def run_cpp(program, model, images, signature="serving_default", shape=None):
     """Answers of the C++ program to a batch: {output: array}, and the finished process."""
     pictures = program.parent / "pictures.bin"
-    images.tofile(pictures)
-    shape = ",".join(map(str, shape or images.shape))
+    if isinstance(images, list):
+        pictures.write_bytes(b"".join(len(content).to_bytes(8, sys.byteorder) + content for content in images))
+        shape = str(len(images))
+    else:
+        images.tofile(pictures)
+        shape = ",".join(map(str, shape or images.shape))
     command = [str(program), str(model), signature, str(pictures), shape]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     dtypes = {"float": np.float32, "bool": np.bool_, "int32": np.int32}
     answers = {}
-    for name, dtype, *values in map(str.split, done.stdout.splitlines()):
-        answers[name] = np.array(values, np.float64).astype(dtypes[dtype])
+    for name, dtype, shape, *values in map(str.split, done.stdout.splitlines()):
+        if dtype == "string":
+            found = np.array([bytes.fromhex(value[1:]) for value in values], object)
+        else:
+            found = np.array(values, np.float64).astype(dtypes[dtype])
+        answers[name] = found.reshape([int(side) for side in shape.split(",")])
     return answers, done
 
 
 def assert_same_answers(found, expected):
-    """Same names, dtypes and values; scores to the tolerance."""
+    """Same names, dtypes and values; scores, and where they fall among the held-out ones, to the tolerance."""
     assert set(found) == set(expected) == set(DTYPES)
     assert {name: values.dtype for name, values in found.items()} == DTYPES
     np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(found["is_anomaly"], expected["is_anomaly"])
-    np.testing.assert_array_equal(found["nearest_class"], expected["nearest_class"])
+    # A share of ten: a server may multiply by its reciprocal.
+    np.testing.assert_allclose(found["p_value"], expected["p_value"], rtol=1e-6)
+    for name in ("nearest_class", "class_name"):
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def files_of(folder):
@@ -215,7 +239,8 @@ def test_cpp_loader_answers_as_the_library(batch, cpp_loader, saved_model, expec
         (3, {"shape": (2, 16, 16, 3)}),
         (4, {"model": "nowhere"}),
         (5, {"signature": "predict"}),
-        (6, {"shape": (3, 16, 3, 16)}),
+        (6, {"shape": (3, 48, 8, 2)}),
+        (6, {"shape": (3, 0, 16, 3), "images": np.zeros(0, np.uint8)}),
     ],
 )
 def test_cpp_loader_fails_with_its_own_code(code, change, cpp_loader, saved_model):
@@ -229,12 +254,14 @@ def test_signature_is_the_documented_one(saved_model):
     assert "serving_default" in signatures
     serve = signatures["serving_default"]
     (images,) = serve.structured_input_signature[1].values()
-    assert (images.name, images.dtype, images.shape.as_list()) == ("images", tf.uint8, [None, None, None, 3])
+    assert (images.name, images.dtype, images.shape.as_list()) == ("images", tf.uint8, [None, None, None, None])
     outputs = {name: (spec.dtype, spec.shape.as_list()) for name, spec in serve.structured_outputs.items()}
     assert outputs == {
         "score": (tf.float32, [None]),
         "is_anomaly": (tf.bool, [None]),
+        "p_value": (tf.float32, [None]),
         "nearest_class": (tf.int32, [None]),
+        "class_name": (tf.string, [None]),
     }
 
 

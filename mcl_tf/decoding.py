@@ -1,0 +1,159 @@
+"""Encoded pictures to the network's size, in the graph: for a server, for files, for Beam.
+
+What each gets, always as the pictures of training, by `views.prepare`:
+
+- JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (8 bits with its palette, 24 and 32 bits), GIF;
+- grey is repeated to three channels; alpha is dropped, not blended;
+- of 16 bits a sample the upper eight count; of an animation the first picture;
+- an orientation in EXIF is not applied, nor a colour profile.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mcl_tf import views
+
+MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred times as much
+# Decoded at a time: what bounds a server's memory while pictures are large.
+PARALLEL = 4
+FORMATS = (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n"), ("GIF", b"GIF8"), ("BMP", b"BM"))
+_NO_FORMAT = len(FORMATS)
+_BITFIELDS = 3  # BMP's word for 32 bits a pixel with masks
+
+
+def decode(contents, size: int):
+    """Decodes and resizes pictures, each of its own size; no error stops it.
+
+    Args:
+      contents: string [n], the bytes of encoded pictures; n may be 0.
+      size: side of the results in pixels.
+
+    Returns:
+      images: uint8 [n, size, size, 3], black where there is no picture.
+      reasons: string [n], why there is none, as the end of a sentence; empty where there is one.
+    """
+    kinds = tf.map_fn(_kind, contents, fn_output_signature=tf.int32)
+
+    def decode_all():
+        return _map(lambda pair: _decode_one(pair[0], pair[1], size), (contents, kinds), size)
+
+    def decode_each():
+        return _map(
+            lambda pair: _attempt(lambda: _decode_one(pair[0], pair[1], size), _nothing(size)),
+            (contents, kinds),
+            size,
+        )
+
+    # A data set a batch costs little, one a picture half a millisecond: only a batch with a bad one pays that.
+    count = tf.shape(contents)[0]
+    nothing = (tf.zeros([0, size, size, 3], tf.uint8), tf.zeros([0, 2], tf.int64))
+    images, sides = _attempt(decode_all, nothing)
+    images, sides = tf.cond(tf.shape(sides)[0] == count, lambda: (images, sides), decode_each)
+    images = tf.ensure_shape(images, [None, size, size, 3])
+    return images, _reasons(contents, kinds, tf.ensure_shape(sides, [None, 2]))
+
+
+def decode_or_fail(contents, size: int):
+    """As `decode`, for a request that fails as a whole: the error names every bad picture and its reason."""
+    images, reasons = decode(contents, size)
+    bad = tf.where(reasons != "")[:, 0]
+    parts = ["image_bytes[", tf.strings.as_string(bad), "] ", tf.gather(reasons, bad)]
+    message = tf.strings.reduce_join(tf.strings.join(parts), separator="; ")
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message])]):
+        return tf.identity(images)
+
+
+def _map(function, elements, size):
+    signature = (tf.TensorSpec([size, size, 3], tf.uint8), tf.TensorSpec([2], tf.int64))
+    return tf.map_fn(function, elements, fn_output_signature=signature, parallel_iterations=PARALLEL)
+
+
+def _nothing(size):
+    return tf.zeros([size, size, 3], tf.uint8), tf.constant([-1, -1], tf.int64)
+
+
+def _attempt(make, otherwise):
+    """What `make` gives, or `otherwise` if an operation in it fails: a graph catches no error, a data set does."""
+    tried = tf.data.Dataset.from_tensors(0).map(lambda _: make()).ignore_errors()
+    return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
+
+
+def _kind(contents):
+    """The place of a picture's format in FORMATS, told by its first bytes."""
+    kind = tf.constant(_NO_FORMAT)
+    for place, (_, magic) in enumerate(FORMATS):
+        start = tf.strings.substr(contents, 0, len(magic))
+        kind = tf.where(start == magic, place, kind)
+    return kind
+
+
+def _decode_one(contents, kind, size):
+    """A picture uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
+    sides = tf.switch_case(
+        kind,
+        [
+            lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64),
+            lambda: _number(contents, [20, 16], 4, big_endian=True),
+            lambda: _number(contents, [8, 6], 2),
+            lambda: tf.abs(
+                _signed(_number(contents, [22, 18], 4))
+            ),  # a BMP from the top down has a height below 0
+            lambda: tf.zeros([2], tf.int64),
+        ],
+    )
+
+    def picture():
+        def usual():
+            return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+        decoded = tf.cond(kind == 3, lambda: _decode_bmp(contents), usual)
+        return views.prepare(tf.ensure_shape(decoded, [None, None, 3])[None], size)[0]
+
+    wanted = (kind < _NO_FORMAT) & (sides[0] * sides[1] <= MAX_PIXELS)
+    return tf.cond(wanted, picture, lambda: _nothing(size)[0]), sides
+
+
+def _number(contents, places, width, big_endian=False):
+    """Unsigned numbers of `width` bytes at the places of a header: int64 [len(places)]."""
+    fields = tf.strings.substr(tf.repeat(contents, len(places)), places, [width] * len(places))
+    values = tf.cast(tf.io.decode_raw(fields, tf.uint8), tf.int64)
+    factors = [256**power for power in range(width)]
+    return tf.reduce_sum(values * tf.constant(factors[::-1] if big_endian else factors, tf.int64), axis=1)
+
+
+def _signed(value):
+    return tf.where(value >= 2**31, value - 2**32, value)
+
+
+def _decode_bmp(contents):
+    """uint8 [h, w, 3]. TensorFlow's decoder knows pixels, neither palettes nor compression."""
+    offset, header, compression, colours = tf.unstack(_number(contents, [10, 14, 30, 46], 4))
+    bits = _number(contents, [28], 2)[0]
+    plain = (compression == 0) | ((compression == _BITFIELDS) & (bits == 32))
+    known = tf.debugging.Assert(plain & (header >= 40), ["a compressed or very old BMP"])
+    with tf.control_dependencies([known]):
+        pixels = tf.io.decode_bmp(contents)
+
+    def by_palette():
+        count = tf.where(colours == 0, tf.constant(256, tf.int64), colours)
+        fits = tf.debugging.Assert((count <= 256) & (14 + header + 4 * count <= offset), ["a BMP's palette"])
+        with tf.control_dependencies([fits]):
+            table = tf.strings.substr(contents, 14 + header, 4 * count)
+        palette = tf.reshape(tf.io.decode_raw(table, tf.uint8), [-1, 4])[:, 2::-1]  # blue, green, red, unused
+        return tf.gather(palette, tf.cast(pixels[..., 0], tf.int32))
+
+    return tf.cond(bits == 8, by_palette, lambda: pixels[..., :3])
+
+
+def _reasons(contents, kinds, sides):
+    """Why a picture is none, in the order in which one would look: string [n]."""
+    names = tf.gather(tf.constant([*(name for name, _ in FORMATS), ""]), kinds)
+    height, width = (tf.strings.as_string(side) for side in tf.unstack(sides, axis=1))
+    large = tf.strings.join(["is a ", names, " of ", width, "x", height, f" pixels, more than {MAX_PIXELS}"])
+    damaged = tf.strings.join(["is a ", names, " that cannot be decoded: damaged, cut short or of a rare kind"])
+    reasons = tf.where(sides[:, 0] * sides[:, 1] > MAX_PIXELS, large, "")
+    reasons = tf.where(sides[:, 0] < 0, damaged, reasons)
+    possible = ", ".join(name for name, _ in FORMATS)
+    reasons = tf.where(kinds == _NO_FORMAT, f"is no picture of a known format ({possible})", reasons)
+    return tf.where(tf.strings.length(contents) == 0, "is empty", reasons)
