@@ -10,7 +10,7 @@ import tempfile
 from absl import flags as absl_flags
 
 from flags import MODULES, config_from_flags
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import Stopped, UsageError
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +30,12 @@ def main(arguments: list[str]) -> int:
     except (UsageError, absl_flags.Error) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
+        return 130
     return 0
 
 
