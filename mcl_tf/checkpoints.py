@@ -17,7 +17,7 @@ from mcl_tf.errors import UsageError
 from mcl_tf.monitoring import say
 
 _PREFIX, _FACTS = "variables", "facts.json"
-_UNREADABLE = (tf.errors.OpError, OSError, ValueError, KeyError, TypeError, RuntimeError)
+_UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
 class CheckpointStore:

@@ -63,7 +63,7 @@ def _shuffled_rows(count: int, batch_size: int, seed: int):
 
 
 def _balanced_rows(labels, seed: int):
-    """As `_shuffled_rows`; classes take turns, and each goes through its own pictures, shuffled anew every time."""
+    """As `_shuffled_rows`; classes take turns, each through its own pictures, shuffled anew every time."""
     labels = np.asarray(labels)
     classes = np.unique(labels)
     members = [np.flatnonzero(labels == label) for label in classes]
