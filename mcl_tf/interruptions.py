@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mcl_tf.config import RunConfig
 from mcl_tf.errors import Stopped
-from mcl_tf.strategies import workers
+from mcl_tf.strategies import START_TIMEOUT, workers
 
 LOST = 3  # exit code of a worker that others have left
 _LOST = (
@@ -60,7 +60,8 @@ def lost_workers(strategy: tf.distribute.Strategy, run: RunConfig):
     """Within, the end of another worker stops this one in bounded time; gives a function to call after a step.
 
     TensorFlow reports most losses as errors. Where it waits on, a thread ends the process after
-    `worker_timeout` seconds without a step, since a collective operation cannot be left otherwise.
+    `worker_timeout` seconds without a step (and some minutes for the first), since a collective
+    operation cannot be left otherwise.
 
     Raises:
       Stopped: another worker is gone.
@@ -69,7 +70,7 @@ def lost_workers(strategy: tf.distribute.Strategy, run: RunConfig):
         yield lambda: None
         return
     advice = "The same command on every machine goes on from the newest checkpoint"
-    last, over = [time.monotonic()], threading.Event()
+    last, over = [time.monotonic() + START_TIMEOUT], threading.Event()  # the first step is traced first
 
     def watch():
         while not over.wait(1.0):
@@ -88,7 +89,6 @@ def lost_workers(strategy: tf.distribute.Strategy, run: RunConfig):
     try:
         yield alive
     except _LOST as error:
-        reason = " ".join(error.message.split())[:160]
-        raise Stopped(f"Another worker was lost ({reason}). {advice}", LOST) from None
+        raise Stopped(f"Another worker was lost ({type(error).__name__}). {advice}", LOST) from None
     finally:
         over.set()

@@ -96,7 +96,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         ]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         if self.averages is not None:
-            self.averages.update(step)
+            self.averages.update(self.optimizer.iterations)
         return parts
 
     def scaled(self, value):
@@ -192,9 +192,9 @@ class MovingAverages:
         ]
 
     def update(self, step):
-        """Takes the weights in; `step` is the number of updates before this one."""
+        """Takes the weights in; `step` is the number of updates, this one included."""
         step = tf.cast(step, tf.float32)
-        decay = tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
+        decay = tf.minimum(self.decay, step / (9.0 + step))
         for value, weight in zip(self.values, self.weights, strict=True):
             value.assign(decay * value + (1.0 - decay) * tf.convert_to_tensor(weight))
 

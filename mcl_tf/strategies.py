@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mcl_tf.errors import UsageError
 
-_START_TIMEOUT = 600  # seconds that workers wait for each other at the start
+START_TIMEOUT = 600  # seconds that workers wait for each other at the start
 _HEARTBEAT_TIMEOUT = 20  # seconds without a sign of life after which a worker counts as lost
 
 
@@ -51,7 +51,7 @@ def _multi_worker(description: str) -> tf.distribute.Strategy:
         context.context().configure_coordination_service(
             service_type="standalone",
             service_leader=leader,
-            cluster_register_timeout_in_ms=_START_TIMEOUT * 1000,
+            cluster_register_timeout_in_ms=START_TIMEOUT * 1000,
             heartbeat_timeout_in_ms=_HEARTBEAT_TIMEOUT * 1000,
             coordinated_jobs=jobs,
         )

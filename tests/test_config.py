@@ -22,6 +22,7 @@ FIELDS = {field.name: field for kind in GROUPS.values() for field in dataclasses
 NUMBERS = [name for name, field in FIELDS.items() if "low" in field.metadata]
 CHOICES = [name for name, field in FIELDS.items() if "options" in field.metadata]
 WORDS = ["dataset", "anomaly_dataset", "run_dir", "data_dir"]
+SWITCHES = [name for name, field in FIELDS.items() if isinstance(field.default, bool)]
 RUNTIME = {field.name for field in dataclasses.fields(RunConfig)}
 
 
@@ -37,7 +38,9 @@ def another(name):
         return kind(field.metadata["low"] if field.default != field.metadata["low"] else field.metadata["high"])
     if "options" in field.metadata:
         return next(option for option in field.metadata["options"] if option != field.default)
-    return {"labelled": True, "normal": ("cat", "9")}.get(name, "somewhere/else")
+    if name in SWITCHES:
+        return not field.default
+    return {"normal": ("cat", "9")}.get(name, "somewhere/else")
 
 
 def refusal(**overrides):
@@ -55,7 +58,7 @@ def refusal(**overrides):
 def test_field_names_are_unique():
     assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in GROUPS.values())
     assert set(Config().flat()) == set(FIELDS)
-    assert set(NUMBERS) | set(CHOICES) | set(WORDS) | {"labelled", "normal"} == set(FIELDS)
+    assert set(NUMBERS) | set(CHOICES) | set(WORDS) | {*SWITCHES, "normal"} == set(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -126,7 +129,7 @@ def test_choices_are_all_there_is(name):
             assert str(option).lower() in message
 
 
-@pytest.mark.parametrize("name", [*WORDS, "labelled"])
+@pytest.mark.parametrize("name", [*WORDS, *SWITCHES])
 def test_words_and_switches_take_nothing_else(name):
     assert value_of(Config().replace(**{name: another(name)}), name) == another(name)
     for value in (None, 3, ("a",)):

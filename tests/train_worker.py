@@ -1,4 +1,4 @@
-"""Trains a tiny model and writes its weights and logs: python -m tests.train_worker OUT REPLICAS [option=value ...]
+"""Trains a tiny model, writes weights and logs: python tests/train_worker.py OUT REPLICAS [name=value ...]
 
 With TF_CONFIG and strategy=multi_worker it is one worker of several. A process of its own, since one takes
 strategies of one size only.
@@ -25,7 +25,7 @@ OPTIONS = dict(
 
 
 class Record(tf.keras.callbacks.Callback):
-    """Keeps the logs of every step; sleeps after each if told to."""
+    """Keeps the logs of every step."""
 
     def __init__(self):
         super().__init__()
