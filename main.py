@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 try:
-    from mcl_tf.errors import UsageError  # first of all: mcl_tf says which Python and TensorFlow it needs
+    from mcl_tf.errors import Stopped, UsageError  # first of all: mcl_tf says which Python and TensorFlow it needs
 except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
@@ -44,6 +44,12 @@ def main(arguments: list[str]) -> int:
     except (UsageError, absl_flags.Error) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Where and how a run happens; nothing here changes a figure."""
+"""Where and how a run happens; nothing here changes a figure by more than rounding."""
 
 from flags.define import define
 from mcl_tf.config import RunConfig
@@ -11,8 +11,16 @@ define(
     "goes on from its newest checkpoint.",
     data_dir="Directory of TensorFlow Datasets; by default its own.",
     strategy="Devices: `auto` mirrors over all GPUs, or takes the one device there is; `mirrored` also over "
-    "logical CPUs.",
+    "logical CPUs; `multi_worker` joins the machines of TF_CONFIG; `tpu` takes the TPUs there are.",
+    jit_compile="Compile the training step with XLA: `auto` does on a single GPU.",
+    loss_block_size="Anchors (views) a block of the loss, whose matrices are computed again in the backward pass: "
+    "less memory for the same figures. 0 for all at once.",
     evaluate_every="Epochs between evaluations for TensorBoard on a thousand test pictures; nothing is chosen by "
     "them. 0 for none.",
+    resume="Training goes on from the newest checkpoint, and --noresume refuses a run directory that has one; "
+    "--mode=score goes on with an --output that is there, whose files are not scored again, only with --resume.",
     checkpoint_every="Epochs between checkpoints; the last epoch always writes one.",
+    checkpoint_minutes="Minutes after which a checkpoint is written within an epoch too; 0 for never.",
+    keep_checkpoints="Checkpoints that are kept.",
+    worker_timeout="Seconds without a step after which a worker of several leaves; more than an evaluation takes.",
 )

@@ -13,5 +13,4 @@ define(
     saved_model="With --mode=score: a SavedModel, or the folder of its versions, whose newest is taken.",
     images="With --mode=score: a folder, with all files in it at any depth, or a glob such as 'shots/**/*.png'.",
     output="With --mode=score: the file of the scores, CSV, or JSON lines if it ends in .jsonl.",
-    resume="With --mode=score: go on with the --output of a start that stopped; its files are not scored again.",
 )

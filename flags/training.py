@@ -23,4 +23,11 @@ define(
     momentum="Momentum of sgd (Nesterov's) and lars (classic).",
     weight_decay="L2 penalty on the weights (sgd, lars), or decoupled decay (lamb, adamw).",
     final_learning_rate="Learning rate at the last step as a share of the peak.",
+    warmup_epochs="Epochs over which the learning rate rises from 0 to its peak; 0 for none.",
+    clip_norm="Largest global norm of the gradient of the whole batch; longer ones are shortened. 0 for no limit.",
+    decay_exclusions="Leave biases and batch normalisation out of the weight decay.",
+    ema="Decay of a moving average of the weights, which then does the scoring; 0 for none.",
+    balanced_batches="Draw every class equally often into each batch, so that instances find partners.",
+    precision="Arithmetic of the network, mixed with float32 weights; losses, batch normalisation and Gaussians "
+    "are always float32.",
 )

@@ -80,6 +80,12 @@ class TrainingConfig:
     momentum: float = _number(0.9, 0.0, 0.9999)
     weight_decay: float = _number(1e-6, 0.0, 1.0)
     final_learning_rate: float = _number(5e-4, 0.0, 1.0)
+    warmup_epochs: float = _number(0.0, 0.0, 1_000_000.0)
+    clip_norm: float = _number(0.0, 0.0, 1e9)
+    decay_exclusions: bool = False
+    ema: float = _number(0.0, 0.0, 0.999999)
+    balanced_batches: bool = False
+    precision: str = _choice("float32", "float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +104,21 @@ class ScoringConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Where and how a run happens; nothing here changes a figure, so a run may be resumed with other values."""
+    """Where and how a run happens; nothing here changes a figure by more than rounding, so a run may be resumed
+    with other values."""
 
     mode: str = _choice("train", "train", "score")
     run_dir: str = ""
     data_dir: str = ""
-    strategy: str = _choice("auto", "auto", "one_device", "mirrored")
+    strategy: str = _choice("auto", "auto", "one_device", "mirrored", "multi_worker", "tpu")
+    jit_compile: str = _choice("auto", "auto", "on", "off")
+    loss_block_size: int = _number(0, 0, 2**31 - 1)
     evaluate_every: int = _number(0, 0, 1_000_000)
+    resume: bool | None = None
     checkpoint_every: int = _number(10, 1, 1_000_000)
+    checkpoint_minutes: float = _number(10.0, 0.0, 1e6)
+    keep_checkpoints: int = _number(3, 1, 1000)
+    worker_timeout: int = _number(600, 10, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +131,6 @@ class ServingConfig:
     saved_model: str = ""
     images: str = ""
     output: str = ""
-    resume: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from mcl_tf.monitoring import (
     say,
 )
 from mcl_tf.scoring import self_ensemble
+from mcl_tf.strategies import is_chief, make_strategy
 
 MONITORED = 1000  # pictures, of training and test each, behind the AUROC shown during training
 
@@ -52,23 +54,29 @@ def run(config: Config) -> dict:
       config: everything; an empty `run_dir` is `runs/<dataset>-<normal>`.
 
     Returns:
-      What `metrics.json` holds.
+      What `metrics.json` holds; nothing on a worker that is not the chief.
 
     Raises:
       UsageError: bad input; the message is one line.
     """
     config = with_run_directory(config)
+    strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
+    chief = is_chief(strategy)
     task = build_task(config.data, config.run.data_dir)
-    directory = claim_directory(config)
-    describe(config, task)
+    directory = claim_directory(config, write=chief)
+    if chief:
+        describe(config, task)
     detector = AnomalyDetector(config, image_size=task.image_size)
     labels = task.train_labels if config.data.labelled else None
     detector.fit(
         task.train,
         labels,
         class_names=task.class_names,
-        callbacks=lambda trainer: training_callbacks(detector, trainer, task, str(directory)),
+        callbacks=lambda trainer: training_callbacks(detector, trainer, task, str(directory)) if chief else [],
     )
+    if not chief:
+        say("Trained; the first worker scores and writes the results.")
+        return {}
     found = score_test(detector, task.test)
     report = write_results(detector, task, found, directory)
     detector.save(directory / "detector")
@@ -89,8 +97,10 @@ def with_run_directory(config: Config) -> Config:
     return config.replace(run_dir=f"runs/{config.data.dataset}-{'+'.join(config.data.normal)}")
 
 
-def claim_directory(config: Config) -> pathlib.Path:
+def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
     """Makes the run directory and writes `config.json`, or finds a run of the same configuration there.
+
+    Without `write` the directory is only compared, if it is there.
 
     Raises:
       UsageError: the directory cannot be made, or holds a run of another configuration.
@@ -107,6 +117,8 @@ def claim_directory(config: Config) -> pathlib.Path:
                 f"{directory} holds a run with another configuration ({'; '.join(differences)}). "
                 "Choose another --run_dir, or the same options to go on with it"
             )
+        return directory
+    if not write:
         return directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -146,8 +158,10 @@ def training_callbacks(detector, trainer, task: Task, directory: str) -> list[tf
     if config.run.evaluate_every:
 
         def evaluate():
-            detector.fit_gaussians(trainer.pictures[:MONITORED], trainer.labels[:MONITORED])
-            return {name: part["auroc"] for name, part in score_test(detector, monitored).figures().items()}
+            averages = trainer.model.averages
+            with averages.in_place() if averages else contextlib.nullcontext():
+                detector.fit_gaussians(trainer.pictures[:MONITORED], trainer.labels[:MONITORED])
+                return {name: part["auroc"] for name, part in score_test(detector, monitored).figures().items()}
 
         monitored = sample_test(task.test)
         callbacks.append(PeriodicEvaluation(directory, evaluate, config.run.evaluate_every))

@@ -30,7 +30,7 @@ def score_files(config: Config) -> int:
     """Scores the files of `--images` into `--output`, one row a file, in order, written as they come.
 
     Args:
-      config: serving.saved_model, images, output, resume; scoring.scoring_batch_size.
+      config: serving.saved_model, images, output; run.resume; scoring.scoring_batch_size.
 
     Returns:
       How many files were scored. Those that could not be are listed at the end, with the reason.
@@ -49,7 +49,7 @@ def score_files(config: Config) -> int:
         raise UsageError(
             f"--images must be a folder with files or a glob that matches some. Received: {options.images}"
         )
-    output = Output(options.output, options.resume)
+    output = Output(options.output, bool(config.run.resume))
     left = [name for name in files if name not in output.done]
     scorer = load_scorer(path)
     bad: list[tuple] = []

@@ -15,6 +15,11 @@ from mcl_tf.optimizers import peak_learning_rate
 
 COLLAPSED = 0.99  # mean cosine of different instances from which on an embedding counts as constant
 _TIMED_STEPS = 5  # steps after the first, which compiles, that the forecast rests on
+_CURVES = {
+    "positive_similarity": "similarity/positive",
+    "negative_similarity": "similarity/negative",
+    "without_partner": "partners/share_of_anchors_without",
+}
 _SCALARS_EVERY = 100  # steps between TensorBoard points within an epoch
 
 console = Console(soft_wrap=True, highlight=False)
@@ -153,8 +158,7 @@ class TensorBoardScalars(tf.keras.callbacks.Callback):
         step, now = step_of(self.model), time.perf_counter()
         with self.writer.as_default(step=step):
             for name, value in (logs or {}).items():
-                group = "similarity" if name.endswith("similarity") else "loss"
-                tf.summary.scalar(f"{group}/{name.removesuffix('_similarity')}", value)
+                tf.summary.scalar(_CURVES.get(name, f"loss/{name}"), value)
             tf.summary.scalar("training/learning_rate", self.schedule(step))
             if self.last is not None and step > self.last[0]:
                 rate = (step - self.last[0]) * self.batch_size / (now - self.last[1])

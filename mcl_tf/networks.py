@@ -68,11 +68,13 @@ def build_encoder(config: ModelConfig, image_size: int) -> tf.keras.Model:
         for block in range(count):
             strides = 2 if block == 0 and (small or stage > 0) else 1
             x = _residual_block(x, channels * 2**stage, strides, bottleneck)
-    return tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="encoder")
+    x = layers.GlobalAveragePooling2D(dtype="float32")(x)  # whatever the precision of the layers before
+    return tf.keras.Model(inputs, x, name="encoder")
 
 
 def build_projection_head(config: ModelConfig, dimension: int) -> tf.keras.Model:
     """The projection head: float [n, dimension] -> [n, projection_dim], not normalised."""
     inputs = layers.Input((dimension,))
     x = layers.Dense(config.projection_hidden, activation="relu")(inputs)
-    return tf.keras.Model(inputs, layers.Dense(config.projection_dim)(x), name="projection_head")
+    x = layers.Dense(config.projection_dim, dtype="float32")(x)
+    return tf.keras.Model(inputs, x, name="projection_head")

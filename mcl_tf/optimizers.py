@@ -78,21 +78,25 @@ def decays_gradients(name: str) -> bool:
     return name == "sgd"
 
 
-def make_optimizer(config: TrainingConfig, learning_rate) -> tf.keras.optimizers.Optimizer:
+def make_optimizer(config: TrainingConfig, learning_rate, weights=()) -> tf.keras.optimizers.Optimizer:
     """The optimiser that the configuration names.
 
     Args:
-      config: optimizer, momentum, weight_decay.
+      config: optimizer, momentum, weight_decay, decay_exclusions.
       learning_rate: a number or a schedule.
+      weights: those to be trained; with `decay_exclusions`, adamw and lamb leave those of fewer than two
+        dimensions undecayed.
 
     Raises:
       UsageError: `lamb` where neither Keras nor TensorFlow Addons has it.
     """
     momentum, decay = config.momentum, config.weight_decay
-    if config.optimizer == "adamw":
-        return tf.keras.optimizers.AdamW(learning_rate, weight_decay=decay)
-    if config.optimizer == "lamb":
-        return stacks.lamb(learning_rate, decay)
+    if config.optimizer in ("adamw", "lamb"):
+        make = tf.keras.optimizers.AdamW if config.optimizer == "adamw" else stacks.lamb
+        optimizer = make(learning_rate, weight_decay=decay)
+        if config.decay_exclusions:
+            stacks.exclude_from_decay(optimizer, [w for w in weights if len(w.shape) < 2])
+        return optimizer
     if config.optimizer == "lars":
         # LARS' momentum is the classic one, without Nesterov's look ahead.
         return LARS(learning_rate, momentum, l2=decay)

@@ -5,6 +5,8 @@ No other module asks for a version.
 
 from __future__ import annotations
 
+import re
+
 import keras
 import tensorflow as tf
 
@@ -40,6 +42,14 @@ def build_optimizer(optimizer, variables) -> None:
 def write_archive(archive, path: str) -> None:
     """Writes a `tf.keras.export.ExportArchive`, without the text that Keras 3 prints unasked."""
     archive.write_out(path, **({"verbose": False} if KERAS_3 else {}))
+
+
+def exclude_from_decay(optimizer, variables) -> None:
+    """Leaves variables out of an optimiser's own weight decay; TensorFlow Addons' class goes by their names."""
+    if hasattr(optimizer, "exclude_from_weight_decay") and callable(optimizer.exclude_from_weight_decay):
+        optimizer.exclude_from_weight_decay(var_list=variables)
+    else:
+        optimizer.exclude_from_weight_decay = [re.escape(variable.name) + "$" for variable in variables]
 
 
 def lamb(learning_rate, weight_decay: float):

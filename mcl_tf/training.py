@@ -6,43 +6,37 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 4.1; SGDR's co
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import re
+import signal
+import time
 
 import numpy as np
 import tensorflow as tf
 
 from mcl_tf import networks, optimizers, stacks
-from mcl_tf.config import Config
+from mcl_tf.checkpoints import CheckpointStore
+from mcl_tf.config import Config, RunConfig
 from mcl_tf.data.pipeline import training_batches
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import Stopped, UsageError
+from mcl_tf.interruptions import StopSignals, lost_workers
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.monitoring import FiniteLoss, say, step_of
+from mcl_tf.monitoring import FiniteLoss, say
+from mcl_tf.strategies import any_worker, is_chief, local_replicas, make_strategy
 from mcl_tf.views import ROTATIONS
 
 REFERENCE_INSTANCES = 256  # the learning rate of the configuration is for so many instances a step
-
-
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """The distribution strategy: `auto` takes every GPU, one device where there is one or none.
-
-    For one device TensorFlow's default strategy: `OneDeviceStrategy` made a training step of the small encoder
-    on two CPU cores half as slow again.
-    """
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        # On a machine without a GPU, the logical CPUs are the replicas.
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    return tf.distribute.get_strategy()
 
 
 def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
     """An untrained model; its initial weights follow from the seed."""
     tf.keras.utils.set_random_seed(config.data.seed)
     penalised = optimizers.decays_gradients(config.training.optimizer)
-    encoder = networks.build_encoder(config.model, image_size)
-    head = networks.build_projection_head(config.model, encoder.output_shape[-1])
+    with precision_policy(config.training.precision):
+        encoder = networks.build_encoder(config.model, image_size)
+        head = networks.build_projection_head(config.model, encoder.output_shape[-1])
     return MaskedContrastiveModel(
         encoder,
         head,
@@ -50,7 +44,55 @@ def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
         augmentation_config=config.augmentation,
         weight_decay=config.training.weight_decay if penalised else 0.0,
         seed=config.data.seed,
+        decay_exclusions=config.training.decay_exclusions,
+        clip_norm=config.training.clip_norm,
+        ema=config.training.ema,
+        loss_block_size=config.run.loss_block_size,
     )
+
+
+@contextlib.contextmanager
+def precision_policy(precision: str):
+    """Layers made within compute in `precision` with float32 weights."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
+def with_loss_scaling(optimizer, precision: str, replicas: int):
+    """The optimiser with the scaling that small float16 gradients need.
+
+    Raises:
+      UsageError: loss scaling does not work here.
+    """
+    if precision != "float16":
+        return optimizer
+    if replicas > 1:
+        raise UsageError(
+            "--precision=float16 needs loss scaling, which Keras does not do right under several replicas: "
+            f"possible there are float32 and bfloat16. Received: float16 with {replicas} replicas"
+        )
+    if not hasattr(optimizer, "scale_loss"):
+        raise UsageError("--precision=float16 needs Keras 3. Possible here: float32, bfloat16. Received: float16")
+    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+
+
+def compiles(choice: str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles the step; `auto` does on a single GPU (on CPUs it made it two to three times slower).
+
+    Raises:
+      UsageError: asked for under several replicas, whose exchange XLA does not compile.
+    """
+    single = strategy.num_replicas_in_sync == 1
+    if choice == "on" and not single:
+        raise UsageError(
+            "--jit_compile=on compiles the step of one device: possible here are auto and off. Received: on with "
+            f"{strategy.num_replicas_in_sync} replicas"
+        )
+    return choice == "on" or (choice == "auto" and single and len(tf.config.list_logical_devices("GPU")) == 1)
 
 
 def resolve_loss(config: Config):
@@ -61,11 +103,17 @@ def resolve_loss(config: Config):
     return dataclasses.replace(config.loss, beta=beta)
 
 
-def make_schedule(config: Config, batch_size: int, total_steps: int):
-    """The learning rate by step: a cosine from a peak that grows with the instances of a step."""
-    peak = optimizers.peak_learning_rate(config.training) * batch_size * ROTATIONS / REFERENCE_INSTANCES
+def make_schedule(config: Config, batch_size: int, total_steps: int, steps_per_epoch: int = 1):
+    """The learning rate by step: after a linear rise a cosine from a peak that grows with a step's instances."""
+    training = config.training
+    peak = optimizers.peak_learning_rate(training) * batch_size * ROTATIONS / REFERENCE_INSTANCES
+    rise = min(round(training.warmup_epochs * steps_per_epoch), total_steps)
+    steps = max(total_steps - rise, 1)
+    alpha = training.final_learning_rate
+    if not rise:
+        return tf.keras.optimizers.schedules.CosineDecay(peak, steps, alpha=alpha)
     return tf.keras.optimizers.schedules.CosineDecay(
-        peak, max(total_steps, 1), alpha=config.training.final_learning_rate
+        0.0, steps, alpha=alpha, warmup_target=peak, warmup_steps=rise
     )
 
 
@@ -89,6 +137,9 @@ def global_batch_size(config: Config, count: int, replicas: int) -> int:
 class Trainer:
     """Trains one model on pictures in memory and keeps its checkpoints.
 
+    Weights, figures and logs of a training follow from configuration, pictures and seed: one that was stopped
+    and gone on with, however often, ends like one that was not.
+
     Args:
       config: everything.
       pictures: uint8 [n, s, s, 3].
@@ -108,29 +159,55 @@ class Trainer:
             self.epochs = min(self.epochs, config.training.max_steps // self.steps_per_epoch)
         with self.strategy.scope():
             self.model = build_model(config, pictures.shape[1])
-            self.schedule = make_schedule(config, self.batch_size, self.total_steps)
-            optimizer = optimizers.make_optimizer(config.training, self.schedule)
+            self.schedule = make_schedule(config, self.batch_size, self.total_steps, self.steps_per_epoch)
+            optimizer = optimizers.make_optimizer(config.training, self.schedule, self.model.trainable_variables)
+            optimizer = with_loss_scaling(optimizer, config.training.precision, replicas)
             stacks.build_optimizer(optimizer, self.model.trainable_variables)
             self.model.compile(optimizer=optimizer, jit_compile=False)
-            self.checkpoint = tf.train.Checkpoint(
-                encoder=self.model.encoder, projection_head=self.model.projection_head, optimizer=optimizer
-            )
-            self.manager = None
-            if directory is not None:
-                folder = pathlib.Path(directory) / "checkpoints"
-                self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=3)
+        self.step, self.means = 0, RunningMeans()
+        self.store: CheckpointStore | None = None
+        if directory is not None:
+            folder = pathlib.Path(directory) / "checkpoints"
+            checkpoint, variables = _contents(self.model)
+            self.store = CheckpointStore(folder, checkpoint, variables, config.run.keep_checkpoints)
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes; of several workers one does."""
+        return is_chief(self.strategy)
+
     def restore(self) -> int:
-        """Goes back to the newest checkpoint, if there is one; the number of epochs that it has seen."""
-        if self.manager is not None and self.manager.latest_checkpoint is not None:
-            with self.strategy.scope():
-                self.checkpoint.restore(self.manager.latest_checkpoint).assert_existing_objects_matched()
-        return step_of(self.model) // self.steps_per_epoch
+        """Goes back to the newest whole checkpoint, if there is one; the number of steps that it has seen.
+
+        Raises:
+          UsageError: the checkpoints are those of other code or all damaged, or resuming is switched off.
+        """
+        if self.store is None:
+            return self.step
+        if self.config.run.resume is False and self.store.steps():
+            raise UsageError(
+                f"--noresume starts anew, and {self.store.folder} holds the checkpoint of step "
+                f"{self.store.steps()[0]}. Possible: another --run_dir, or without --noresume to go on with it"
+            )
+        with self.strategy.scope():
+            facts = self.store.restore()
+        if facts is not None:
+            self.step, self.means = facts["step"], RunningMeans(**facts["means"])
+            epoch, rest = divmod(self.step, self.steps_per_epoch)
+            within = f" and {rest} of {self.steps_per_epoch} steps" if rest else ""
+            say(f"Going on after epoch {epoch} of {self.epochs}{within}, from {self.store.path(self.step)}.")
+        return self.step
+
+    def save(self) -> bool:
+        """Writes a checkpoint of the steps so far; whether one is there now."""
+        if self.store is None or not self.is_chief:
+            return True
+        return self.store.save(self.step, {"means": dataclasses.asdict(self.means)})
 
     def fit(self, callbacks=()) -> MaskedContrastiveModel:
         """Trains from the newest checkpoint, or from the start, to the last epoch.
@@ -139,49 +216,146 @@ class Trainer:
           callbacks: Keras callbacks; one with `close` has it called, whatever happens.
 
         Returns:
-          The trained model.
+          The trained model; with `ema`, its weights are their moving averages.
 
         Raises:
           UsageError: the loss is not finite; the checkpoints stay as they were before.
+          Stopped: a signal, or another worker's end, stopped it; what was saved can be gone on with.
         """
-        first = self.restore()
-        if first:
-            say(f"Going on after epoch {first} of {self.epochs}, from {self.manager.latest_checkpoint}.")
-        if first < self.epochs:
+        self.restore()
+        if self.store is not None and self.is_chief:
+            self.store.clean()
+        if self.step < self.total_steps:
             callbacks = [FiniteLoss(self.config), *callbacks]
-            if self.manager is not None:
-                callbacks.append(SaveCheckpoints(self.manager, self.config.run.checkpoint_every, self.epochs))
-            batches = training_batches(
-                self.pictures,
-                self.labels,
-                self.batch_size,
-                self.config.data.seed,
-                first * self.steps_per_epoch,
-            )
             try:
-                self.model.fit(
-                    batches,
-                    epochs=self.epochs,
-                    initial_epoch=first,
-                    steps_per_epoch=self.steps_per_epoch,
-                    callbacks=callbacks,
-                    shuffle=False,  # the batches are shuffled already
-                    verbose=0,
-                )
+                with StopSignals() as signals, lost_workers(self.strategy, self.config.run) as alive:
+                    self._loop(tf.keras.callbacks.CallbackList(callbacks, model=self.model), signals, alive)
             finally:
                 for callback in callbacks:
                     getattr(callback, "close", lambda: None)()
+        if self.model.averages is not None:
+            self.model.averages.put()
         return self.model
 
+    def _loop(self, callbacks, signals, alive) -> None:
+        """The steps. Keras' `fit` begins with whole epochs only; the callbacks are called as it would."""
+        step_function, batches = self._step_function(), self._batches()
+        saving = SavingTimes(self.config.run)
+        stop_together = any_worker(self.strategy)
+        self.model.stop_training = False
+        begun = False
+        callbacks.on_train_begin()
+        while self.step < self.total_steps and not self.model.stop_training:
+            epoch, batch = divmod(self.step, self.steps_per_epoch)
+            if batch == 0:
+                self.means = RunningMeans()
+            if batch == 0 or not begun:
+                begun = True
+                callbacks.on_epoch_begin(epoch)
+            callbacks.on_train_batch_begin(batch)
+            logs = self.means.update(step_function(next(batches)))
+            alive()
+            self.step += 1
+            callbacks.on_train_batch_end(batch, logs)
+            ended = self.step % self.steps_per_epoch == 0
+            if ended:
+                callbacks.on_epoch_end(epoch, logs)
+            last = self.step == self.total_steps or self.model.stop_training
+            stop = stop_together(signals.received is not None) and not last
+            if self.store is not None and (saving.due(epoch + 1 if ended else None) or last or stop):
+                self.save()
+                saving.done()
+            if stop:
+                raise Stopped(self._farewell(), 128 + (signals.received or signal.SIGTERM))
+        callbacks.on_train_end()
 
-class SaveCheckpoints(tf.keras.callbacks.Callback):
-    """Writes a checkpoint every few epochs and after the last one."""
+    def _step_function(self):
+        """A function batch -> {name: figure of the global batch}."""
+        strategy = self.strategy
 
-    def __init__(self, manager: tf.train.CheckpointManager, every: int, epochs: int):
-        super().__init__()
-        self.manager, self.every, self.epochs = manager, every, epochs
+        @tf.function(jit_compile=compiles(self.config.run.jit_compile, strategy) or None, autograph=False)
+        def step(batch):
+            return strategy.run(self.model.optimize, args=(batch,))
 
-    def on_epoch_end(self, epoch, logs=None):
-        del logs
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
-            self.manager.save(epoch + 1)
+        def figures(batch):
+            found = step(batch)
+            return {name: float(strategy.experimental_local_results(v)[0]) for name, v in found.items()}
+
+        return figures
+
+    def _batches(self):
+        """An iterator of the batches from the present step on, as the strategy wants them."""
+        config, strategy = self.config, self.strategy
+        first, count = local_replicas(strategy)
+
+        def batches(_):
+            return training_batches(
+                self.pictures,
+                self.labels,
+                self.batch_size,
+                config.data.seed,
+                self.step,
+                balanced=config.training.balanced_batches,
+                replicas=(first, count, strategy.num_replicas_in_sync),
+            )
+
+        if strategy.num_replicas_in_sync == 1:
+            return iter(batches(None))
+        return iter(strategy.distribute_datasets_from_function(batches))
+
+    def _farewell(self) -> str:
+        if self.store is None:
+            return f"Stopped after step {self.step} of {self.total_steps}; without a run_dir nothing was kept"
+        steps = self.store.steps()
+        if not steps:
+            return f"Stopped after step {self.step} of {self.total_steps}; no checkpoint could be saved"
+        return (
+            f"Stopped after step {self.step} of {self.total_steps}. {self.store.path(steps[0])} is kept: the same "
+            "command goes on from there"
+        )
+
+
+@dataclasses.dataclass
+class RunningMeans:
+    """Means of an epoch's figures since its beginning, by name."""
+
+    sums: dict = dataclasses.field(default_factory=dict)
+    count: int = 0
+
+    def update(self, figures: dict) -> dict:
+        """Takes one step's figures in; gives the means."""
+        self.count += 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+class SavingTimes:
+    """When checkpoints are due: every few epochs, and minutes after the last one."""
+
+    def __init__(self, run: RunConfig):
+        self.epochs, self.seconds = run.checkpoint_every, run.checkpoint_minutes * 60.0
+        self.last = time.monotonic()
+
+    def due(self, epochs_done: int | None) -> bool:
+        """Whether to save now; `epochs_done` at the end of an epoch."""
+        late = self.seconds > 0.0 and time.monotonic() - self.last >= self.seconds
+        return late or (epochs_done is not None and epochs_done % self.epochs == 0)
+
+    def done(self) -> None:
+        """Counts the minutes anew."""
+        self.last = time.monotonic()
+
+
+def _contents(model: MaskedContrastiveModel):
+    """What a checkpoint holds, and all of its variables by name."""
+    parts = {"encoder": model.encoder, "projection_head": model.projection_head, "optimizer": model.optimizer}
+    if model.averages is not None:
+        parts["averages"] = model.averages.values
+    variables = {}
+    for name, part in parts.items():
+        found = part if isinstance(part, list) else part.variables
+        for place, variable in enumerate(found() if callable(found) else found):
+            last = getattr(variable, "path", variable.name).split("/")[-1].split(":")[0]
+            last = re.sub(r"_\d+(?=_|$)", "", last)  # Keras counts layers through a process
+            variables[f"{name}[{place}] {last}"] = variable
+    return tf.train.Checkpoint(**parts), variables

@@ -24,7 +24,7 @@ TUPLES = [name for name, field in FIELDS.items() if isinstance(field.default, tu
 NUMBERS = [name for name, field in FIELDS.items() if "low" in field.metadata and name not in TUPLES]
 CHOICES = [name for name, field in FIELDS.items() if "options" in field.metadata]
 WORDS = ["dataset", "anomaly_dataset", "run_dir", "data_dir", "saved_model", "images", "output"]
-SWITCHES = ["labelled", "resume"]
+SWITCHES = [name for name, field in FIELDS.items() if value_type(field) is bool]
 RUNTIME = {field.name for group in (RunConfig, ServingConfig) for field in dataclasses.fields(group)}
 
 
@@ -42,7 +42,9 @@ def another(name):
         return kind(field.metadata["low"] if field.default != field.metadata["low"] else field.metadata["high"])
     if "options" in field.metadata:
         return next(option for option in field.metadata["options"] if option != field.default)
-    return {"labelled": True, "resume": True, "normal": ("cat", "9")}.get(name, "somewhere/else")
+    if name in SWITCHES:
+        return not field.default
+    return {"normal": ("cat", "9")}.get(name, "somewhere/else")
 
 
 def refusal(**overrides):
@@ -68,7 +70,7 @@ def test_defaults_keep_to_their_ranges(name):
     # Straight from the metadata, as `check` lets every default pass.
     field = FIELDS[name]
     meta, default = field.metadata, field.default
-    if default in meta.get("options", ()) or (name in ("beta", "learning_rate") and default is None):
+    if default in meta.get("options", ()) or (name in ("beta", "learning_rate", "resume") and default is None):
         return
     assert isinstance(default, tuple if name in TUPLES else value_type(field))
     if name in TUPLES:

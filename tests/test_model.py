@@ -127,6 +127,66 @@ def test_weight_decay_is_added_to_the_gradient(rng):
         np.testing.assert_allclose(plain - decayed, 0.1 * 0.5 * initial.numpy(), atol=2e-6, err_msg=name)
 
 
+def one_step(rng, **options):
+    """The weights before and after one plain step at learning rate 1, and the model."""
+    model = build_model(CONFIG.replace(weight_decay=0.0).replace(**options), 16)
+    model.compile(optimizer=tf.keras.optimizers.SGD(1.0), jit_compile=False)
+    before = [w.numpy() for w in model.trainable_variables]
+    model.optimize((tf.constant(pictures(rng, 4)), tf.zeros(4, tf.int32)))
+    return model, before, [w.numpy() for w in model.trainable_variables]
+
+
+def test_weight_decay_can_leave_biases_and_normalisation_out():
+    decayed = {}
+    for exclude in (False, True):
+        _, before, plain = one_step(np.random.default_rng(0))
+        model, _, after = one_step(np.random.default_rng(0), weight_decay=0.5, decay_exclusions=exclude)
+        for place, (a, b) in enumerate(zip(plain, after, strict=True)):
+            factor = 0.5 if a.ndim > 1 or not exclude else 0.0
+            np.testing.assert_allclose(a - b, factor * before[place], atol=2e-5)
+        decayed[exclude] = model
+    assert any(len(w.shape) == 1 and np.any(w.numpy()) for w in decayed[True].trainable_variables)
+
+
+@pytest.mark.parametrize("clip_norm", [0.25, 1e6])
+def test_gradients_are_clipped_by_their_global_norm(clip_norm):
+    _, before, plain = one_step(np.random.default_rng(0))
+    _, _, after = one_step(np.random.default_rng(0), clip_norm=clip_norm)
+    gradient = np.concatenate([(a - b).ravel() for a, b in zip(before, plain, strict=True)])
+    clipped = np.concatenate([(a - b).ravel() for a, b in zip(before, after, strict=True)])
+    norm = np.linalg.norm(gradient)
+    assert norm > 0.5
+    # Differences of weights of about 1: rounding of 6e-8 each.
+    np.testing.assert_allclose(clipped, gradient * min(1.0, clip_norm / norm), atol=1e-6)
+
+
+def test_averages_follow_their_definition_and_can_take_the_place_of_the_weights(rng):
+    model = build_model(CONFIG.replace(ema=0.25), 16)
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.1), jit_compile=False)
+    expected = [w.numpy() for w in model.averages.weights]
+    for step in range(4):
+        model.optimize((tf.constant(pictures(rng, 4)), tf.zeros(4, tf.int32)))
+        decay = min(0.25, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.25
+        expected = [
+            decay * e + (1 - decay) * w.numpy() for e, w in zip(expected, model.averages.weights, strict=True)
+        ]
+    trained = [w.numpy() for w in model.averages.weights]
+    assert len(trained) == len(model.encoder.weights) + len(model.projection_head.weights)
+    with model.averages.in_place():
+        for e, w in zip(expected, model.averages.weights, strict=True):
+            np.testing.assert_allclose(w.numpy(), e, rtol=1e-5, atol=1e-6)
+    for before, w in zip(trained, model.averages.weights, strict=True):
+        np.testing.assert_array_equal(w.numpy(), before)
+
+
+@pytest.mark.parametrize(("labels", "share"), [([0, 0, 0, 0], 0.0), ([0, 0, 1, 2], 0.5), ([0, 1, 2, 3], 1.0)])
+def test_the_share_of_anchors_without_a_partner(labels, share, rng):
+    model = build_model(CONFIG, 16)
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.0), jit_compile=False)
+    parts = model.optimize((tf.constant(pictures(rng, 4)), tf.constant(labels)))
+    assert float(parts["without_partner"]) == share
+
+
 @pytest.mark.parametrize(
     ("overrides", "beta"),
     [({}, 5.0), ({"temperature": 0.5}, 2.0), ({"labelled": True}, 2.0), ({"beta": 3.0, "labelled": True}, 3.0)],

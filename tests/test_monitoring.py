@@ -83,12 +83,14 @@ def read_scalars(directory):
 def test_tensorboard_gets_every_curve_by_step(tmp_path):
     callback = with_model(monitoring.TensorBoardScalars(tmp_path, lambda step: step / 100.0, batch_size=8))
     logs = {"loss": 3.0, "ccm": 1.0, "spa": 2.0, "positive_similarity": 0.5, "negative_similarity": 0.25}
+    logs["without_partner"] = 0.125
     for epoch in range(2):
         callback.model.optimizer.iterations = 10 * (epoch + 1)
         callback.on_epoch_end(epoch, logs)
     callback.on_train_end()
     curves = read_scalars(tmp_path / "train")
     assert curves["loss/ccm"] == [(10, 1.0), (20, 1.0)]
+    assert curves["partners/share_of_anchors_without"] == [(10, 0.125), (20, 0.125)]
     assert curves["similarity/negative"] == [(10, 0.25), (20, 0.25)]
     assert [value for _, value in curves["training/learning_rate"]] == pytest.approx([0.1, 0.2])
     assert curves["training/pictures_per_second"][0][1] > 0

@@ -97,3 +97,56 @@ def test_far_epochs_and_seeds_have_orders_of_their_own():
     first = stream(50, 50, seed=1)
     assert not np.array_equal(stream(50, 50, seed=1, first_step=256), first)
     assert not np.array_equal(stream(50, 50, seed=257), first)
+
+
+# Balanced batches, and the pieces of replicas
+
+
+def balanced(labels, batch_size, seed=1, first_step=0, steps=1):
+    """The places of the pictures in `steps` balanced batches, [steps, batch_size]."""
+    pictures = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] + np.zeros((1, 1, 1, 3), np.uint8)
+    batches = training_batches(pictures, labels, batch_size, seed, first_step, balanced=True)
+    found = []
+    for x, y in itertools.islice(batches.as_numpy_iterator(), steps):
+        np.testing.assert_array_equal(y, labels[x[:, 0, 0, 0]])
+        found.append(x[:, 0, 0, 0])
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("sizes", "batch_size"), [((30, 5, 12), 9), ((30, 5, 12), 7), ((40, 3), 8), ((20,), 6)])
+def test_balanced_batches_hold_every_class_equally_often(sizes, batch_size):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    batches = balanced(labels, batch_size, steps=30)
+    counts = np.array([np.bincount(labels[batch], minlength=len(sizes)) for batch in batches])
+    assert counts.min() >= batch_size // len(sizes)
+    assert counts.max() <= -(-batch_size // len(sizes))
+    for label, size in enumerate(sizes):
+        # A class is gone through picture by picture before one comes back.
+        seen = [place for place in batches.ravel() if labels[place] == label]
+        for start in range(0, len(seen) - size + 1, size):
+            assert len(set(seen[start : start + size])) == size
+
+
+def test_balanced_batches_follow_from_seed_and_step():
+    labels = np.arange(40) % 3
+    whole = balanced(labels, 8, steps=12)
+    np.testing.assert_array_equal(balanced(labels, 8, first_step=5, steps=7), whole[5:])
+    assert not np.array_equal(balanced(labels, 8, seed=2, steps=12), whole)
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+@pytest.mark.parametrize("counts", [(1, 1, 1, 1), (2, 2), (4,), (1, 3)])
+def test_pieces_of_replicas_join_to_the_batches(counts, is_balanced):
+    labels = np.arange(37) % 5
+    pictures = np.arange(37, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 1, 1, 3), np.uint8)
+
+    def places(replicas, pieces):
+        found = training_batches(pictures, labels, 8, 3, 2, balanced=is_balanced, replicas=replicas)
+        return [x[:, 0, 0, 0] for x, _ in itertools.islice(found.as_numpy_iterator(), pieces)]
+
+    whole = np.array(places((0, 1, 1), 6))
+    workers, first = [], 0
+    for count in counts:
+        workers.append(np.reshape(places((first, count, 4), 6 * count), [6, -1]))
+        first += count
+    np.testing.assert_array_equal(np.concatenate(workers, axis=1), whole)

@@ -1,0 +1,144 @@
+"""Which devices train: one, the GPUs of a machine, several machines, TPUs. The engines are TensorFlow's own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+
+import tensorflow as tf
+
+from mcl_tf.errors import UsageError
+
+START_TIMEOUT = 600  # seconds that workers wait for each other at the start
+_HEARTBEAT_TIMEOUT = 20  # seconds without a sign of life after which a worker counts as lost
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The distribution strategy: `auto` takes every GPU, one device where there is one or none.
+
+    For one device TensorFlow's default strategy: `OneDeviceStrategy` made a training step of the small encoder
+    on two CPU cores half as slow again.
+
+    Raises:
+      UsageError: the cluster of `multi_worker` or `tpu` is not described or cannot be had.
+    """
+    if name == "multi_worker":
+        return _multi_worker(os.environ.get("TF_CONFIG", ""))
+    if name == "tpu":
+        return _tpu()
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+        # On a machine without a GPU, the logical CPUs are the replicas.
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+@functools.lru_cache(maxsize=1)  # the collectives of a process can be configured once
+def _multi_worker(description: str) -> tf.distribute.Strategy:
+    check_cluster(description)
+    from tensorflow.python.eager import context  # the time after which a lost worker is noticed has no public name
+
+    jobs = [
+        context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
+        for job, addresses in json.loads(description)["cluster"].items()
+        if job in ("chief", "worker")
+    ]
+    cluster = json.loads(description)["cluster"]
+    leader = "/job:chief/replica:0/task:0" if "chief" in cluster else "/job:worker/replica:0/task:0"
+    try:
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader=leader,
+            cluster_register_timeout_in_ms=START_TIMEOUT * 1000,
+            heartbeat_timeout_in_ms=_HEARTBEAT_TIMEOUT * 1000,
+            coordinated_jobs=jobs,
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"The workers of TF_CONFIG did not come together: {reason}") from None
+
+
+def check_cluster(description: str) -> None:
+    """Refuses a TF_CONFIG that does not say who the workers are and which of them this is.
+
+    Raises:
+      UsageError: one line with an example.
+    """
+    example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    wrong = f"--strategy=multi_worker reads TF_CONFIG, for example {example}. Received: "
+    if not description:
+        raise UsageError(f"{wrong}no TF_CONFIG")
+    try:
+        facts = json.loads(description)
+    except ValueError as error:
+        raise UsageError(f"{wrong}{description[:100]}, which is not JSON ({error})") from None
+    cluster = facts.get("cluster") if isinstance(facts, dict) else None
+    if not isinstance(cluster, dict) or not set(cluster) & {"worker", "chief"}:
+        raise UsageError(f"{wrong}no cluster of workers in {description[:200]}")
+    for job, addresses in cluster.items():
+        if not isinstance(addresses, list) or not all(isinstance(a, str) and ":" in a for a in addresses):
+            raise UsageError(f"{wrong}{addresses!r} for the job {job}, which is no list of host:port")
+    task = facts.get("task")
+    if not isinstance(task, dict) or "type" not in task or "index" not in task:
+        raise UsageError(f"{wrong}no task of type and index in {description[:200]}")
+    count = len(cluster.get(task["type"], ())) if isinstance(task["type"], str) else 0
+    if task["type"] not in ("worker", "chief") or str(task["index"]) not in map(str, range(count)):
+        raise UsageError(f"{wrong}the task {task['type']} {task['index']}, which the cluster does not have")
+
+
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except Exception as error:  # noqa: BLE001 - where there is no TPU, every layer fails in its own way
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"--strategy=tpu found no TPU ({reason}). Possible without one: auto, mirrored") from None
+
+
+def workers(strategy: tf.distribute.Strategy) -> int:
+    """The number of processes that train together."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+        return 1
+    cluster = resolver.cluster_spec().as_dict()
+    return max(1, len(cluster.get("chief", ())) + len(cluster.get("worker", ())))
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes: the chief, the first worker where none is named, or alone."""
+    if workers(strategy) == 1:
+        return True
+    resolver = strategy.cluster_resolver
+    if "chief" in resolver.cluster_spec().as_dict():
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+def local_replicas(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """The first replica of this process and how many it has, of all `num_replicas_in_sync`."""
+    count = strategy.num_replicas_in_sync // workers(strategy)
+    if workers(strategy) == 1:
+        return 0, count
+    resolver = strategy.cluster_resolver
+    before = resolver.task_id
+    if resolver.task_type == "worker":
+        before += len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return before * count, count
+
+
+def any_worker(strategy: tf.distribute.Strategy):
+    """A function bool -> bool that asks all workers together: true if it is true for one of them."""
+    if workers(strategy) == 1:
+        return bool
+
+    @tf.function(autograph=False)
+    def count(flag):
+        context = tf.distribute.get_replica_context
+        return strategy.run(lambda: context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(flag)))
+
+    return lambda flag: float(strategy.experimental_local_results(count(tf.constant(float(flag))))[0]) > 0.0

@@ -1,0 +1,63 @@
+"""Trains a tiny model, writes weights and logs: python tests/train_worker.py OUT REPLICAS [name=value ...]
+
+With TF_CONFIG and strategy=multi_worker it is one worker of several. A process of its own, since one takes
+strategies of one size only.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf.config import Config
+from mcl_tf.errors import Stopped
+from mcl_tf.strategies import make_strategy
+from mcl_tf.training import Trainer
+
+OPTIONS = dict(
+    encoder="small", width=0.25, projection_hidden=16, projection_dim=8, batch_size=16, labelled=True, epochs=5
+)
+
+
+class Record(tf.keras.callbacks.Callback):
+    """Keeps the logs of every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(dict(logs))
+
+
+def main(out: str, replicas: int, *options: str) -> int:
+    """Trains 10 steps (5 epochs of 2)."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    overrides = {**OPTIONS, "strategy": "mirrored" if replicas > 1 else "auto"}
+    for option in options:
+        name, value = option.split("=")
+        overrides[name] = json.loads(value) if value[0].isdigit() or value in ("true", "false") else value
+    config = Config().replace(**overrides)
+    make_strategy(config.run.strategy)
+    pictures = np.random.default_rng(0).integers(0, 256, (35, 16, 16, 3), dtype=np.uint8)
+    record = Record()
+    trainer = Trainer(config, pictures, (np.arange(35) % 3).astype(np.int32), config.run.run_dir or None)
+    try:
+        trainer.fit([record])
+    except Stopped as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(error.code)
+    names = [f"{place} {w.name}" for place, w in enumerate(trainer.model.weights)]
+    weights = {name: w.numpy() for name, w in zip(names, trainer.model.weights, strict=True)}
+    np.savez(pathlib.Path(out), logs=json.dumps(record.steps), **weights)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
