@@ -139,7 +139,8 @@ def test_choices_are_all_there_is(name):
 @pytest.mark.parametrize("name", [*WORDS, *SWITCHES])
 def test_words_and_switches_take_nothing_else(name):
     assert value_of(Config().replace(**{name: another(name)}), name) == another(name)
-    for value in (None, 3, ("a",)):
+    unset = () if FIELDS[name].default is None else (None,)
+    for value in (*unset, 3, ("a",)):
         message = refusal(**{name: value})
         assert name in message
         assert repr(value) in message
