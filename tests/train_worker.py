@@ -48,6 +48,7 @@ def main(out: str, replicas: int, *options: str) -> int:
     pictures = np.random.default_rng(0).integers(0, 256, (35, 16, 16, 3), dtype=np.uint8)
     record = Record()
     trainer = Trainer(config, pictures, (np.arange(35) % 3).astype(np.int32), config.run.run_dir or None)
+    before = [w.numpy() for w in trainer.model.weights]
     try:
         trainer.fit([record])
     except Stopped as error:
@@ -55,7 +56,8 @@ def main(out: str, replicas: int, *options: str) -> int:
         os._exit(error.code)
     names = [f"{place} {w.name}" for place, w in enumerate(trainer.model.weights)]
     weights = {name: w.numpy() for name, w in zip(names, trainer.model.weights, strict=True)}
-    np.savez(pathlib.Path(out), logs=json.dumps(record.steps), **weights)
+    moved = max(np.abs(w - b).max() for w, b in zip(weights.values(), before, strict=True))
+    np.savez(pathlib.Path(out), logs=json.dumps(record.steps), moved=moved, **weights)
     return 0
 
 
