@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.10 or newer and make; each makes .venv if it is not there.
+# `make demo` and `make test` need Python 3.10 to 3.13 and make; each makes .venv if it is not there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ $(VENV)/dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed: pyproject.toml requirements/base.txt requirements/tensorflow.txt
-	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed; this is " + v + ". Another one: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import runpy, sys; check = runpy.run_path("mcl_tf/version.py")["check_python"]; exec("try: check()\nexcept ImportError as e: sys.exit(str(e) + \". For make: make PYTHON=python3.11\")")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[test]"
 	@touch $@
