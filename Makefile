@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/demo
+PYTEST ?=
 
 .PHONY: demo test test-addons package lint format tensorboard clean
 
@@ -13,7 +14,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
 test-addons: $(VENV)/installed $(VENV)/dev
-	$(BIN)/nox -s addons
+	$(BIN)/nox -s addons -- $(PYTEST)
 
 package: $(VENV)/installed $(VENV)/dev
 	$(BIN)/nox -s package

@@ -21,12 +21,12 @@ def addons(session: nox.Session) -> None:
     session.install("--editable", ".[addons,test]")
     session.run("python", "-c", "import tensorflow_addons, keras; assert keras.__version__.startswith('2.15')")
     session.run("pytest", "-n", "2", *session.posargs)
-    if not session.posargs:
-        current = str(HERE / ".venv" / "bin" / "python")
-        for there, here in ((current, "python"), ("python", current)):
-            made = session.create_tmp()
-            session.run(there, "-m", "tests.exchange", "make", made, external=True)
-            session.run(here, "-m", "tests.exchange", "check", made, external=True)
+    current = str(HERE / ".venv" / "bin" / "python")
+    made = pathlib.Path(session.create_tmp())
+    for name, there, here in (("from_keras_3", current, "python"), ("from_keras_2", "python", current)):
+        (made / name).mkdir(exist_ok=True)
+        session.run(there, "-m", "tests.exchange", "make", str(made / name), external=True)
+        session.run(here, "-m", "tests.exchange", "check", str(made / name), external=True)
 
 
 @nox.session
