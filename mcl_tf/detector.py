@@ -200,13 +200,13 @@ class AnomalyDetector:
         Returns:
           The SavedModel's path, absolute.
         """
-        from mcl_tf import card, export, precision, serving
+        from mcl_tf import card, export, half_precision, serving
 
         scorer, config = self._fitted(), self.config.serving
         facts = (self.calibration_scores_, self.class_names_)
         sheet = card.make_card(self.config, scorer, *facts, config.export_precision, figures)
         if config.export_precision == "float16":
-            scorer = scorer.with_network(precision.half_precision(scorer.network))
+            scorer = scorer.with_network(half_precision.half_precision(scorer.network))
         served = serving.ServedScorer(scorer, *facts)
         return export.export_saved_model(
             served,

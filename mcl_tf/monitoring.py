@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
@@ -57,6 +58,20 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@dataclasses.dataclass
+class RunningMeans:
+    """Means of an epoch's figures since its beginning, by name."""
+
+    sums: dict = dataclasses.field(default_factory=dict)
+    count: int = 0
+
+    def update(self, figures: dict) -> dict:
+        """Takes one step's figures in; gives the means."""
+        self.count += 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
+        return {name: total / self.count for name, total in self.sums.items()}
 
 
 class FiniteLoss(tf.keras.callbacks.Callback):

@@ -1,66 +1,53 @@
-"""The network with its weights in half the bytes, for export."""
+"""How the training step computes: mixed precision and XLA, where each of them works."""
 
 from __future__ import annotations
 
+import contextlib
+
 import tensorflow as tf
 
+from mcl_tf.errors import UsageError
 
-def half_precision(network) -> tf.keras.Model:
-    """A network whose weights are float16 and whose arithmetic is float32.
 
-    Args:
-      network: functional model float [n, s, s, 3] -> [n, D] with float32 weights.
+@contextlib.contextmanager
+def precision_policy(precision: str):
+    """Layers made within compute in `precision` with float32 weights."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
 
-    Returns:
-      A model of the same inputs and outputs, for inference alone.
+
+def with_loss_scaling(optimizer, precision: str, replicas: int):
+    """The optimiser with the scaling that small float16 gradients need.
+
+    Raises:
+      UsageError: loss scaling does not work here.
     """
-    inputs = tf.keras.Input(network.input_shape[1:])
-    return tf.keras.Model(inputs, _HalfPrecision(network)(inputs), name="half_precision")
+    if precision != "float16":
+        return optimizer
+    if replicas > 1:
+        raise UsageError(
+            "--precision=float16 needs loss scaling, which Keras does not do right under several replicas: "
+            f"possible there are float32 and bfloat16. Received: float16 with {replicas} replicas"
+        )
+    if not hasattr(optimizer, "scale_loss"):
+        raise UsageError("--precision=float16 needs Keras 3. Possible here: float32, bfloat16. Received: float16")
+    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
 
 
-class _HalfPrecision(tf.keras.layers.Layer):
-    """The graph of a network's forward pass with the weights that it reads replaced by float16 ones, cast back."""
+def compiles(choice: str, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles the step; `auto` does on a single GPU (on CPUs it made it two to three times slower).
 
-    def __init__(self, network):
-        super().__init__(name="half_precision", dtype="float32", autocast=False)
-        specification = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)
-        traced = tf.function(lambda x: network(x, training=False)).get_concrete_function(specification)
-        self._input, self._output = traced.inputs[0].name, traced.outputs[0].name
-        self._dimension = network.output_shape[-1]
-        self._reads, self._halves = [], []
-        replaced = {traced.inputs[0].op.name}
-        inside = {id(handle): placeholder for handle, placeholder in traced.graph.captures}
-        for variable in traced.graph.variables:
-            placeholder = inside[id(variable.handle)]
-            replaced.add(placeholder.op.name)
-            reads = [op for op in placeholder.consumers() if op.type == "ReadVariableOp"]
-            replaced.update(op.name for op in reads)
-            self._reads.append([op.outputs[0].name for op in reads])
-            half = self.add_weight(
-                name=variable.name.split(":")[0].replace("/", "_"),
-                shape=variable.shape,
-                dtype="float16",
-                initializer="zeros",
-                trainable=False,
-            )
-            half.assign(tf.cast(variable, tf.float16))
-            self._halves.append(half)
-        self._definition = tf.compat.v1.GraphDef()
-        for node in traced.graph.as_graph_def().node:
-            if node.name not in replaced:
-                kept = [name for name in node.input if name.removeprefix("^") not in replaced or name[0] != "^"]
-                del node.input[:]
-                node.input.extend(kept)
-                self._definition.node.append(node)
-        self.built = True
-
-    def call(self, x):
-        feeds = {self._input: x}
-        for names, half in zip(self._reads, self._halves, strict=True):
-            value = tf.cast(tf.convert_to_tensor(half), tf.float32)
-            feeds.update({name: value for name in names})
-        (output,) = tf.graph_util.import_graph_def(self._definition, feeds, [self._output], name="network")
-        return tf.ensure_shape(output, [None, self._dimension])
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self._dimension)
+    Raises:
+      UsageError: asked for under several replicas, whose exchange XLA does not compile.
+    """
+    single = strategy.num_replicas_in_sync == 1
+    if choice == "on" and not single:
+        raise UsageError(
+            "--jit_compile=on compiles the step of one device: possible here are auto and off. Received: on with "
+            f"{strategy.num_replicas_in_sync} replicas"
+        )
+    return choice == "on" or (choice == "auto" and single and len(tf.config.list_logical_devices("GPU")) == 1)

@@ -6,7 +6,6 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 4.1; SGDR's co
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import re
@@ -23,7 +22,8 @@ from mcl_tf.data.pipeline import training_batches
 from mcl_tf.errors import Stopped, UsageError
 from mcl_tf.interruptions import StopSignals, lost_workers
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.monitoring import FiniteLoss, say
+from mcl_tf.monitoring import FiniteLoss, RunningMeans, say
+from mcl_tf.precision import compiles, precision_policy, with_loss_scaling
 from mcl_tf.strategies import any_worker, is_chief, local_replicas, make_strategy
 from mcl_tf.views import ROTATIONS
 
@@ -49,50 +49,6 @@ def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
         ema=config.training.ema,
         loss_block_size=config.run.loss_block_size,
     )
-
-
-@contextlib.contextmanager
-def precision_policy(precision: str):
-    """Layers made within compute in `precision` with float32 weights."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("float32" if precision == "float32" else f"mixed_{precision}")
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
-
-
-def with_loss_scaling(optimizer, precision: str, replicas: int):
-    """The optimiser with the scaling that small float16 gradients need.
-
-    Raises:
-      UsageError: loss scaling does not work here.
-    """
-    if precision != "float16":
-        return optimizer
-    if replicas > 1:
-        raise UsageError(
-            "--precision=float16 needs loss scaling, which Keras does not do right under several replicas: "
-            f"possible there are float32 and bfloat16. Received: float16 with {replicas} replicas"
-        )
-    if not hasattr(optimizer, "scale_loss"):
-        raise UsageError("--precision=float16 needs Keras 3. Possible here: float32, bfloat16. Received: float16")
-    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-
-
-def compiles(choice: str, strategy: tf.distribute.Strategy) -> bool:
-    """Whether XLA compiles the step; `auto` does on a single GPU (on CPUs it made it two to three times slower).
-
-    Raises:
-      UsageError: asked for under several replicas, whose exchange XLA does not compile.
-    """
-    single = strategy.num_replicas_in_sync == 1
-    if choice == "on" and not single:
-        raise UsageError(
-            "--jit_compile=on compiles the step of one device: possible here are auto and off. Received: on with "
-            f"{strategy.num_replicas_in_sync} replicas"
-        )
-    return choice == "on" or (choice == "auto" and single and len(tf.config.list_logical_devices("GPU")) == 1)
 
 
 def resolve_loss(config: Config):
@@ -313,20 +269,6 @@ class Trainer:
             f"Stopped after step {self.step} of {self.total_steps}. {self.store.path(steps[0])} is kept: the same "
             "command goes on from there"
         )
-
-
-@dataclasses.dataclass
-class RunningMeans:
-    """Means of an epoch's figures since its beginning, by name."""
-
-    sums: dict = dataclasses.field(default_factory=dict)
-    count: int = 0
-
-    def update(self, figures: dict) -> dict:
-        """Takes one step's figures in; gives the means."""
-        self.count += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
-        return {name: total / self.count for name, total in self.sums.items()}
 
 
 class SavingTimes:

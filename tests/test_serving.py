@@ -405,7 +405,7 @@ def test_without_the_extra_no_warmup_is_written_and_a_line_says_so(detector, tmp
 @pytest.mark.slow
 def test_half_precision_halves_the_weights_and_hardly_moves_scores(detector, tmp_path, cpp_loader, folder):
     from mcl_tf.export import export_saved_model
-    from mcl_tf.precision import half_precision
+    from mcl_tf.half_precision import half_precision
 
     scorer = detector.scorer_.with_network(half_precision(detector.scorer_.network))
     path = export_saved_model(ServedScorer(scorer, detector.calibration_scores_, NAMES), tmp_path / "1")

@@ -360,8 +360,8 @@ def test_precision_leaves_weights_outputs_and_policy_in_float32(precision):
     plain = make_trainer(epochs=1)
     plain.fit()
     figures = [{k: v / t.means.count for k, v in t.means.sums.items()} for t in (plain, trainer)]
-    # bfloat16 has 8 bits of mantissa: the loss of 5 steps moves in the third digit. With float16 the first of them
-    # may be left out until the scale of the loss has come down from 2^15: 3 % was seen.
+    # bfloat16 has 8 bits of mantissa: the loss of 5 steps moves in the third digit. With float16 one of the
+    # five is left out, until the scale of the loss has come down from 2^15: 2.7 % was seen.
     tolerance = {"bfloat16": 0.02, "float16": 0.06}[precision]
     assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], rel=tolerance)
     assert figures[1]["loss"] != figures[0]["loss"]
