@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/python main.py --flagfile=flags/presets/demo.flags --run_dir=$(RUN_DIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-addons: $(VENV)/installed $(VENV)/dev
 	$(BIN)/nox -s addons -- $(PYTEST)

@@ -20,7 +20,7 @@ def addons(session: nox.Session) -> None:
     """The whole suite on TensorFlow 2.15 and TensorFlow Addons; then each stack scores the other's model."""
     session.install("--editable", ".[addons,test]")
     session.run("python", "-c", "import tensorflow_addons, keras; assert keras.__version__.startswith('2.15')")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
     current = str(HERE / ".venv" / "bin" / "python")
     made = pathlib.Path(session.create_tmp())
     for name, there, here in (("from_keras_3", current, "python"), ("from_keras_2", "python", current)):
