@@ -9,7 +9,9 @@ import mcl_tf
 
 where = pathlib.Path(mcl_tf.__file__)
 assert "site-packages" in where.parts, f"mcl_tf comes from {where}, not from the installed package"
-installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+installed = {
+    distribution.metadata["Name"].lower().replace("_", "-") for distribution in importlib.metadata.distributions()
+}
 assert "tensorflow-cpu" in installed, "tensorflow-cpu was to be there"
 assert "tensorflow" not in installed, "another TensorFlow was pulled in"
 pictures = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
