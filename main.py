@@ -12,7 +12,8 @@ import sys
 import tempfile
 
 try:
-    from mcl_tf.errors import Stopped, UsageError  # first of all: mcl_tf says which Python and TensorFlow it needs
+    # First of all: mcl_tf says which Python and TensorFlow it needs.
+    from mcl_tf.errors import Stopped, UsageError, one_line
 except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(2)
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
             run(config)
     except (UsageError, absl_flags.Error) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error, None), file=sys.stderr)
         return 2
     except Stopped as error:
         print(error, file=sys.stderr)

@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from mcl_tf import files, versions
 from mcl_tf.card import read_card
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 
 FAILED = "failed"  # tag of the dead letters
 
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UsageError(f"--batch_size must be an integer from 1 up. Received: {options.batch_size}")
         run(options, PipelineOptions(rest))
     except UsageError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error, None), file=sys.stderr)
         return 2
     return 0
 

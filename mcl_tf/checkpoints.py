@@ -13,7 +13,7 @@ import shutil
 
 import tensorflow as tf
 
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.monitoring import say
 
 _PREFIX, _FACTS = "variables", "facts.json"
@@ -72,7 +72,7 @@ class CheckpointStore:
             shutil.rmtree(aside, ignore_errors=True)
             older = self.steps()
             kept = f"that of step {older[0]} stays" if older else "there is no older one"
-            say(f"Warning: the checkpoint of step {step} could not be saved ({reason(error)}); {kept}.")
+            say(f"Warning: the checkpoint of step {step} could not be saved ({one_line(error)}); {kept}.")
             return False
         for old in self.steps()[self.keep :]:
             shutil.rmtree(self.path(old), ignore_errors=True)
@@ -126,7 +126,7 @@ class CheckpointStore:
             if facts["step"] != step or not isinstance(facts["layout"], dict):
                 return "its facts are those of another one"
         except _UNREADABLE as error:
-            return reason(error)
+            return one_line(error)
         return facts
 
     def _check_layout(self, step: int, layout: dict) -> None:
@@ -137,12 +137,6 @@ class CheckpointStore:
                     f"The checkpoint {self.path(step)} was written by other code or with other shapes. "
                     f"Choose another --run_dir. {name} is {mine} here. Received: {theirs}"
                 )
-
-
-def reason(error: Exception) -> str:
-    """An error in one short line."""
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
 
 
 def _to_disk(path: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from mcl_tf import networks, views
 from mcl_tf.config import Config
 from mcl_tf.data import inputs
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.gaussians import GaussianFitter
 from mcl_tf.inference import SelfEnsembleScorer
 from mcl_tf.monitoring import tracked
@@ -183,8 +183,7 @@ class AnomalyDetector:
             with np.load(path / _WEIGHTS, allow_pickle=False) as arrays:
                 scorer.set_arrays(dict(arrays))
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {reason}") from None
+            raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {one_line(error, 300)}") from None
         detector._set_scorer(scorer)
         return detector
 

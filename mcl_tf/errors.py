@@ -1,5 +1,7 @@
 """The errors that end a run in one line."""
 
+from __future__ import annotations
+
 
 class UsageError(ValueError):
     """Bad input: one line that says what was received and what is possible. The command line exits with 2."""
@@ -14,3 +16,9 @@ class Stopped(RuntimeError):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+
+def one_line(error: BaseException, limit: int | None = 200) -> str:
+    """What an error says, in one line of at most `limit` characters; its type's name if it says nothing."""
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:limit]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mcl_tf import stacks, versions
 from mcl_tf.card import EXTRA, read_card, write_card
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.monitoring import say
 from mcl_tf.scoring import threshold_at
 from mcl_tf.serving import CALIBRATION, THRESHOLD, ServedScorer
@@ -142,8 +142,7 @@ def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:
         if set(found) != {THRESHOLD, CALIBRATION}:
             raise ValueError("it holds no threshold and held-out scores")
     except (ValueError, KeyError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The threshold of {saved_model} cannot be changed: {reason}") from None
+        raise UsageError(f"The threshold of {saved_model} cannot be changed: {one_line(error)}") from None
     return tensors, found
 
 

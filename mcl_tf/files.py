@@ -18,7 +18,7 @@ import tensorflow as tf
 from mcl_tf import decoding, versions
 from mcl_tf.card import read_card
 from mcl_tf.config import Config
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.monitoring import progress, say
 
 COLUMNS = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
@@ -89,8 +89,7 @@ def load_scorer(path):
         model = tf.saved_model.load(str(path))
         scorer = model.signatures["serving_default"]
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} cannot be loaded as a SavedModel of this library: {reason}") from None
+        raise UsageError(f"{path} cannot be loaded as a SavedModel of this library: {one_line(error)}") from None
     scorer.model = model  # a signature keeps no hold of the variables that it reads
     return scorer
 
@@ -100,7 +99,7 @@ def score_batch(scorer, images) -> dict[str, np.ndarray]:
     try:
         return {name: value.numpy() for name, value in scorer(images=tf.constant(images)).items()}
     except tf.errors.InvalidArgumentError as error:
-        raise UsageError(f"The model cannot score: {' '.join(str(error.message).split())[:300]}") from None
+        raise UsageError(f"The model cannot score: {one_line(error, 300)}") from None
 
 
 def rows(names, answers) -> Iterator[dict]:

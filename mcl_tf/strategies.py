@@ -8,7 +8,7 @@ import os
 
 import tensorflow as tf
 
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 
 START_TIMEOUT = 600  # seconds that workers wait for each other at the start
 _HEARTBEAT_TIMEOUT = 20  # seconds without a sign of life after which a worker counts as lost
@@ -57,8 +57,7 @@ def _multi_worker(description: str) -> tf.distribute.Strategy:
         )
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The workers of TF_CONFIG did not come together: {reason}") from None
+        raise UsageError(f"The workers of TF_CONFIG did not come together: {one_line(error)}") from None
 
 
 def check_cluster(description: str) -> None:
@@ -96,7 +95,7 @@ def _tpu() -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except Exception as error:  # noqa: BLE001 - where there is no TPU, every layer fails in its own way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UsageError(f"--strategy=tpu found no TPU ({reason}). Possible without one: auto, mirrored") from None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # some seconds; with the 10 of TensorFlow Datasets a missing network takes minutes to show
 DIGITS_TRAIN = 1198  # The first two thirds train; the last third, written by other people, tests.
@@ -122,7 +122,7 @@ def _prepare(builder) -> None:
     try:
         builder.download_and_prepare()
     except Exception as error:  # noqa: BLE001 - downloads fail in as many ways as there are hosts
-        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        reason = one_line(error, 160)
         raise UsageError(
             f"TensorFlow Datasets could not prepare {builder.name} in {builder.data_path}: {reason}. "
             f"Prepare it where there is a network with `python -m tensorflow_datasets build {builder.name} "
