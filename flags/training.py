@@ -1,7 +1,7 @@
 """Augmentation and optimisation."""
 
 from flags.define import define
-from mcl_tf.config import AugmentationConfig, TrainingConfig
+from mcl_tf.config import LEARNING_RATES, AugmentationConfig, TrainingConfig
 
 define(
     AugmentationConfig,
@@ -19,7 +19,7 @@ define(
     batch_size="Pictures of the global batch, before rotation; each becomes 8 views.",
     optimizer="Optimiser: momentum SGD, or for large batches LARS, LAMB or AdamW.",
     learning_rate="Peak learning rate for 256 instances (64 pictures) a step, grows with the batch; unset, it is "
-    "0.3 for sgd and lars, 0.005 for lamb, 0.001 for adamw.",
+    f"the optimiser's own ({', '.join(f'{name} {rate:g}' for name, rate in LEARNING_RATES.items())}).",
     momentum="Momentum of sgd (Nesterov's) and lars (classic).",
     weight_decay="L2 penalty on the weights (sgd, lars), or decoupled decay (lamb, adamw).",
     final_learning_rate="Learning rate at the last step as a share of the peak.",

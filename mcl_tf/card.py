@@ -9,6 +9,7 @@ import platform
 import subprocess
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -45,7 +46,7 @@ def make_card(config, scorer, calibration_scores, class_names, precision: str, f
         "export_precision": precision,
         "threshold": {
             "value": float(scorer.threshold),
-            "set_by": f"the smallest held-out score that {rate:g} of the held-out normals do not exceed",
+            "set_by": set_by_quantile(rate),
             "quantile": rate,
             "calibration_pictures": int(np.size(calibration_scores)),
         },
@@ -53,11 +54,16 @@ def make_card(config, scorer, calibration_scores, class_names, precision: str, f
         "versions": {
             "mcl_tf": __version__,
             "tensorflow": tf.__version__,
-            "keras": getattr(tf.keras, "__version__", "unknown"),
+            "keras": keras.__version__,
             "python": platform.python_version(),
         },
         "commit": commit(),
     }
+
+
+def set_by_quantile(quantile: float) -> str:
+    """How a threshold was set that lets a share of the held-out normals pass, in words."""
+    return f"the smallest held-out score that {quantile:g} of the held-out normals do not exceed"
 
 
 def commit() -> str | None:

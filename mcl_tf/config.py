@@ -12,6 +12,8 @@ from typing import Any
 from mcl_tf.errors import UsageError
 
 SMALL_PICTURE = 96  # From this size on encoders use the 7x7 stem (SimCLR, appendix B.9).
+# Peak learning rates of the optimisers for 256 instances a step, where none is asked for.
+LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
 
 def _number(default, low, high):
@@ -75,7 +77,7 @@ class TrainingConfig:
     epochs: int = _number(400, 0, 1_000_000)
     max_steps: int = _number(0, 0, 2**31 - 1)
     batch_size: int = _number(128, 1, 1_048_576)
-    optimizer: str = _choice("sgd", "sgd", "lars", "lamb", "adamw")
+    optimizer: str = _choice("sgd", *LEARNING_RATES)
     learning_rate: float | None = _number(None, 0.0, 1e6)
     momentum: float = _number(0.9, 0.0, 0.9999)
     weight_decay: float = _number(1e-6, 0.0, 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import stacks, versions
-from mcl_tf.card import EXTRA, read_card, write_card
+from mcl_tf.card import EXTRA, read_card, set_by_quantile, write_card
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.monitoring import say
 from mcl_tf.scoring import threshold_at
@@ -109,9 +109,7 @@ def set_threshold(
     if quantile is not None:
         value = threshold_at(tensors[keys[CALIBRATION]], quantile)
     tensors[keys[THRESHOLD]] = np.float32(value)
-    set_by = "given as a value"
-    if quantile is not None:
-        set_by = f"the smallest held-out score that {quantile:g} of the held-out normals do not exceed"
+    set_by = "given as a value" if quantile is None else set_by_quantile(quantile)
     card["threshold"] = {**card["threshold"], "value": float(np.float32(value)), "set_by": set_by}
     card["threshold"].update(quantile=quantile, changed_from_version=int(source.name))
 

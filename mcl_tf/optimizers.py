@@ -10,10 +10,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mcl_tf import stacks
-from mcl_tf.config import TrainingConfig
+from mcl_tf.config import LEARNING_RATES, TrainingConfig
 
 TRUST_COEFFICIENT = 0.001  # eta of LARS, as in SimCLR
-LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "adamw": 0.001, "lamb": 0.005}  # for 256 instances a step
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")

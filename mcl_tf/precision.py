@@ -6,6 +6,7 @@ import contextlib
 
 import tensorflow as tf
 
+from mcl_tf import stacks
 from mcl_tf.errors import UsageError
 
 
@@ -33,7 +34,7 @@ def with_loss_scaling(optimizer, precision: str, replicas: int):
             "--precision=float16 needs loss scaling, which Keras does not do right under several replicas: "
             f"possible there are float32 and bfloat16. Received: float16 with {replicas} replicas"
         )
-    if not hasattr(optimizer, "scale_loss"):
+    if not stacks.KERAS_3:
         raise UsageError("--precision=float16 needs Keras 3. Possible here: float32, bfloat16. Received: float16")
     return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
 
