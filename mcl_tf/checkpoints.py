@@ -10,9 +10,11 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 import tensorflow as tf
 
+from mcl_tf.config import RunConfig
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.monitoring import say
 
@@ -137,6 +139,23 @@ class CheckpointStore:
                     f"The checkpoint {self.path(step)} was written by other code or with other shapes. "
                     f"Choose another --run_dir. {name} is {mine} here. Received: {theirs}"
                 )
+
+
+class SavingTimes:
+    """When checkpoints are due: every few epochs, and minutes after the last one."""
+
+    def __init__(self, run: RunConfig):
+        self.epochs, self.seconds = run.checkpoint_every, run.checkpoint_minutes * 60.0
+        self.last = time.monotonic()
+
+    def due(self, epochs_done: int | None) -> bool:
+        """Whether to save now; `epochs_done` at the end of an epoch."""
+        late = self.seconds > 0.0 and time.monotonic() - self.last >= self.seconds
+        return late or (epochs_done is not None and epochs_done % self.epochs == 0)
+
+    def done(self) -> None:
+        """Counts the minutes anew."""
+        self.last = time.monotonic()
 
 
 def _to_disk(path: pathlib.Path) -> None:

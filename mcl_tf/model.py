@@ -91,7 +91,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         weights = self.trainable_variables
         gradients = self.clip(tape.gradient(loss, weights), replicas)
         decay = self.scaled(self.weight_decay / replicas.count)  # the optimiser sums gradients over replicas
-        decayed = [len(w.shape) > 1 or not self.decay_exclusions for w in weights]
+        decayed = [self.weight_decay > 0.0 and (len(w.shape) > 1 or not self.decay_exclusions) for w in weights]
         gradients = [
             g + decay * tf.cast(w, g.dtype) if add else g
             for g, w, add in zip(gradients, weights, decayed, strict=True)

@@ -37,15 +37,14 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 @functools.lru_cache(maxsize=1)  # the collectives of a process can be configured once
 def _multi_worker(description: str) -> tf.distribute.Strategy:
-    check_cluster(description)
+    cluster = check_cluster(description)
     from tensorflow.python.eager import context  # the time after which a lost worker is noticed has no public name
 
     jobs = [
         context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
-        for job, addresses in json.loads(description)["cluster"].items()
+        for job, addresses in cluster.items()
         if job in ("chief", "worker")
     ]
-    cluster = json.loads(description)["cluster"]
     leader = "/job:chief/replica:0/task:0" if "chief" in cluster else "/job:worker/replica:0/task:0"
     try:
         context.context().configure_coordination_service(
@@ -60,8 +59,8 @@ def _multi_worker(description: str) -> tf.distribute.Strategy:
         raise UsageError(f"The workers of TF_CONFIG did not come together: {one_line(error)}") from None
 
 
-def check_cluster(description: str) -> None:
-    """Refuses a TF_CONFIG that does not say who the workers are and which of them this is.
+def check_cluster(description: str) -> dict[str, list[str]]:
+    """The cluster of a TF_CONFIG, {job: addresses}, if it says who the workers are and which of them this is.
 
     Raises:
       UsageError: one line with an example.
@@ -86,6 +85,7 @@ def check_cluster(description: str) -> None:
     count = len(cluster.get(task["type"], ())) if isinstance(task["type"], str) else 0
     if task["type"] not in ("worker", "chief") or str(task["index"]) not in map(str, range(count)):
         raise UsageError(f"{wrong}the task {task['type']} {task['index']}, which the cluster does not have")
+    return cluster
 
 
 def _tpu() -> tf.distribute.Strategy:

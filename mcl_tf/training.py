@@ -10,14 +10,13 @@ import dataclasses
 import pathlib
 import re
 import signal
-import time
 
 import numpy as np
 import tensorflow as tf
 
 from mcl_tf import networks, optimizers, stacks
-from mcl_tf.checkpoints import CheckpointStore
-from mcl_tf.config import Config, RunConfig
+from mcl_tf.checkpoints import CheckpointStore, SavingTimes
+from mcl_tf.config import Config
 from mcl_tf.data.pipeline import training_batches
 from mcl_tf.errors import Stopped, UsageError
 from mcl_tf.interruptions import StopSignals, lost_workers
@@ -269,23 +268,6 @@ class Trainer:
             f"Stopped after step {self.step} of {self.total_steps}. {self.store.path(steps[0])} is kept: the same "
             "command goes on from there"
         )
-
-
-class SavingTimes:
-    """When checkpoints are due: every few epochs, and minutes after the last one."""
-
-    def __init__(self, run: RunConfig):
-        self.epochs, self.seconds = run.checkpoint_every, run.checkpoint_minutes * 60.0
-        self.last = time.monotonic()
-
-    def due(self, epochs_done: int | None) -> bool:
-        """Whether to save now; `epochs_done` at the end of an epoch."""
-        late = self.seconds > 0.0 and time.monotonic() - self.last >= self.seconds
-        return late or (epochs_done is not None and epochs_done % self.epochs == 0)
-
-    def done(self) -> None:
-        """Counts the minutes anew."""
-        self.last = time.monotonic()
 
 
 def _contents(model: MaskedContrastiveModel):
