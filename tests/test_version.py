@@ -1,5 +1,7 @@
 """What is said on a Python or TensorFlow out of range."""
 
+import pathlib
+
 import pytest
 
 from mcl_tf import version
@@ -42,3 +44,14 @@ def test_an_installed_tensorflow_is_checked_before_its_import(monkeypatch):
     monkeypatch.setattr(metadata, "version", found)
     with pytest.raises(ImportError, match=r"Received: TensorFlow 2\.9"):
         version.check_installed_tensorflow()
+
+
+def test_the_requirements_say_the_same_ranges():
+    root = pathlib.Path(__file__).resolve().parent.parent
+    (major, low), (_, high) = version.TENSORFLOW
+    tensorflow = f"tensorflow>={major}.{low},<{major}.{high + 1}"
+    assert tensorflow in (root / "requirements" / "tensorflow.txt").read_text().splitlines()
+    (_, first), (_, last) = version.PYTHON
+    project = (root / "pyproject.toml").read_text()
+    assert f'requires-python = ">=3.{first},<3.{last + 1}"' in project
+    assert f'"{tensorflow.replace("tensorflow", "tensorflow[and-cuda]", 1)}"' in project
