@@ -17,6 +17,7 @@ MIN_SIMILARITY = 1e-7  # Similarities are clipped from below, as in the authors'
 # exp() of at most this stays finite in float32 when 1e8 of them are summed; beyond it rows are shifted.
 _SAFE_EXPONENT = 60.0
 _TINY = 1e-30  # stands for an empty sum, whose logarithm must stay finite
+_LEFT_OUT = -1e12  # the factor of pairs that do not count: exp() of it times any similarity is 0
 
 
 def class_conditional_mask(labels, rotations, *, alpha, beta, temperature, anchors=None):
@@ -125,19 +126,16 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
     labels, rotations = tf.convert_to_tensor(labels), tf.convert_to_tensor(rotations)
     instances = tf.shape(z)[1]
     rows = tf.range(instances) if anchors is None else anchors
-    # Pairs that neither denominator shares are left out here and added below, so nothing is subtracted.
-    itself = tf.one_hot(rows, instances)
-    partner_rows = tf.gather(partners, rows)
-    partner = tf.one_hot(partner_rows, instances)
-    same_view, cross_view = 1.0 - itself - partner, 1.0 - itself
-    keep = tf.stack([tf.stack([same_view, cross_view], 1), tf.stack([cross_view, same_view], 1)])
-
-    anchor = tf.gather(z, rows, axis=1)
-    similarity = tf.einsum("vnd,wmd->vnwm", anchor, z)
+    anchor, partner_rows = tf.gather(z, rows, axis=1), tf.gather(partners, rows)
+    has_partner = partner_rows >= 0
     factor = class_conditional_mask(
         labels, rotations, alpha=alpha, beta=beta, temperature=temperature, anchors=rows
     )
-    logits = factor[:, None, :] * tf.maximum(similarity, MIN_SIMILARITY)
+    # Pairs that neither denominator shares are left out here and added below, so nothing is subtracted.
+    cross_view = tf.where(rows[:, None] == tf.range(instances), _LEFT_OUT, factor)
+    same_view = tf.where(partner_rows[:, None] == tf.range(instances), _LEFT_OUT, cross_view)
+    shifted = max(alpha, beta, 1.0 / temperature) > _SAFE_EXPONENT
+    rest = _log_sum_exp(anchor, z, same_view, cross_view, shifted)
 
     # The three special pairs of anchor (v, i): its other view, and its partner in the same view.
     other_view = tf.reduce_sum(anchor * tf.gather(z[::-1], rows, axis=1), -1)
@@ -145,19 +143,67 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
     other_view = tf.maximum(other_view, MIN_SIMILARITY) / temperature
     attracted = tf.maximum(attracted, MIN_SIMILARITY)
     repelled, attracted = alpha * attracted, attracted / temperature
-
-    shift = tf.zeros_like(other_view)
-    if max(alpha, beta, 1.0 / temperature) > _SAFE_EXPONENT:
-        shift = tf.stop_gradient(tf.reduce_max(logits * keep, [2, 3]))
-        logits = tf.minimum(logits, shift[:, :, None, None])  # the pairs left out must not overflow
-    rest = tf.reduce_sum(tf.exp(logits - shift[:, :, None, None]) * keep, [2, 3])
-    rest = tf.math.log(tf.maximum(rest, _TINY)) + shift
-
-    has_partner = partner_rows >= 0
     repelled = tf.where(has_partner, repelled, tf.math.log(_TINY))
     ccm = tf.reduce_logsumexp([rest, other_view, repelled], 0) - other_view
     spa = tf.reduce_logsumexp([rest, tf.zeros_like(rest), attracted], 0) - attracted
     return ccm, tf.where(has_partner, spa, 0.0)
+
+
+def _log_sum_exp(anchor, z, same_view, cross_view, shifted: bool):
+    """log of the sum over all views of all instances of exp(factor x similarity), for every anchor.
+
+    Backward and forward pass share the exponentials; of the matrices only their slopes are kept.
+
+    Args:
+      anchor: float32 [2, n, D], normalised.
+      z: float32 [2, N, D], normalised.
+      same_view, cross_view: float32 [n, N], factors of the pairs in one view and of those across the two;
+        _LEFT_OUT for pairs that do not count.
+      shifted: whether a row's largest exponent is taken out of the sum, which would not be finite otherwise.
+
+    Returns:
+      float32 [2, n], with gradients to anchor and z.
+    """
+
+    @tf.custom_gradient
+    def of_views(anchor, z):
+        sums, shifts, slopes = zip(
+            *(_exponentials(anchor[v], z, (same_view, cross_view)[:: 1 - 2 * v], shifted) for v in range(2)),
+            strict=True,
+        )
+
+        def gradient(upstream):
+            weights = (upstream / tf.stack(sums))[..., None]
+            weighted = weights * anchor
+            to_anchor = [sum(tf.matmul(slopes[v][w], z[w]) for w in range(2)) for v in range(2)]
+            to_z = [
+                sum(tf.matmul(slopes[v][w], weighted[v], transpose_a=True) for v in range(2)) for w in range(2)
+            ]
+            return weights * tf.stack(to_anchor), tf.stack(to_z)
+
+        return tf.math.log(tf.stack(sums)) + tf.stack(shifts), gradient
+
+    return of_views(anchor, z)
+
+
+def _exponentials(anchor, z, factors, shifted: bool):
+    """The sums of the exponentials of anchors [n, D] against the two views z [2, N, D].
+
+    Returns:
+      sums: [n], in units of exp(shift).
+      shifts: [n].
+      slopes: derivatives [n, N] of the sums by the similarities, for either view.
+    """
+    similarities = [tf.matmul(anchor, view, transpose_b=True) for view in (z[0], z[1])]
+    exponents = [f * tf.maximum(s, MIN_SIMILARITY) for f, s in zip(factors, similarities, strict=True)]
+    shift = tf.zeros_like(anchor[:, :1])
+    if shifted:
+        shift = tf.maximum(shift, tf.reduce_max(tf.maximum(*exponents), axis=1, keepdims=True))
+        exponents = [e - shift for e in exponents]
+    terms = [tf.exp(e) for e in exponents]
+    sums = tf.maximum(sum(tf.reduce_sum(t, axis=1) for t in terms), _TINY)
+    clipped = zip(factors, similarities, terms, strict=True)
+    return sums, shift[:, 0], [tf.where(s > MIN_SIMILARITY, f * t, 0.0) for f, s, t in clipped]
 
 
 def sample_partners(labels, rotations, seed):
