@@ -1,7 +1,9 @@
 """SimCLR's augmentation, batched, on the device, with stateless random numbers.
 
-Flip and random resized crop are two batched matrix products (`crop_and_resize` has no XLA kernel); brightness,
-contrast, saturation and greyscale are one affine map of the colours a picture, before and after the hue shift.
+Rotation, flip and random resized crop are two batched matrix products (`crop_and_resize` has no XLA kernel);
+brightness, contrast, saturation and greyscale are one affine map of the colours a picture, and the maps before and
+after the hue shift come to one (`jitter_colours`). On a CPU every pass over the pixels costs as much as the next,
+so there are few.
 
 Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020
 (arXiv:2002.05709), appendix A; torchvision's definitions of the colour factors.
@@ -24,12 +26,12 @@ _DRAWS = _CROP + 2 * _TRIES
 
 
 def augment(images, rotations, *, seed, step, places, total, config: AugmentationConfig):
-    """Two independent augmentations of every instance.
+    """Turns pictures into instances and gives two independent augmentations of each.
 
     Args:
-      images: float32 [n, s, s, 3] in [0, 1].
-      rotations: int32 [n]; instances turned by 90 or 270 degrees are flipped up-down, the others left-right,
-        which is left-right in the picture's own upright frame.
+      images: float32 [m, s, s, 3] in [0, 1], upright.
+      rotations: int32 [n], 0 to 3, n a multiple of m: the quarter turns counter-clockwise of the instances,
+        n / m consecutive ones of every picture.
       seed, step: integers; with `places` all that the random numbers depend on.
       places: int32 [n], the instances' places in the global batch, so that they get the same augmentation
         however many replicas share it.
@@ -42,14 +44,27 @@ def augment(images, rotations, *, seed, step, places, total, config: Augmentatio
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     draws = uniform([total, 2, _DRAWS], key)
     draws = tf.reshape(tf.transpose(tf.gather(draws, places), (1, 0, 2)), [-1, _DRAWS])
-    planes = tf.tile(tf.transpose(images, (0, 3, 1, 2)), (2, 1, 1, 1))
-    planes = flip_and_crop(planes, tf.tile(rotations, [2]), draws, config)
-    return jitter_colours(planes, draws, config)
+    # Both products of the crop are one matrix a picture in this order of the axes.
+    upright, transposed = tf.transpose(images, (0, 1, 3, 2)), tf.transpose(images, (0, 2, 3, 1))
+    count, instances = tf.shape(images)[0], tf.size(rotations)
+    sources = tf.range(instances) // (instances // count) + tf.where(rotations % 2 == 1, count, 0)
+    lines = tf.gather(tf.concat([upright, transposed], 0), tf.tile(sources, [2]))
+    return jitter_colours(turn_and_crop(lines, tf.tile(rotations, [2]), draws, config), draws, config)
 
 
-def flip_and_crop(planes, rotations, draws, config: AugmentationConfig):
-    """Random flip and random resized crop, bilinear, of pictures [n, 3, h, w]."""
-    height, width = planes.shape[2:]
+def turn_and_crop(lines, rotations, draws, config: AugmentationConfig):
+    """Rotation, random flip (left-right in the upright picture) and random resized crop, bilinear.
+
+    Args:
+      lines: float32 [n, s, 3, s], rows, channels, columns; transposed where the rotation is odd.
+      rotations: int32 [n], 0 to 3.
+      draws: float32 [n, _DRAWS] in [0, 1).
+      config: probability of a flip, smallest area of a crop.
+
+    Returns:
+      float32 [n, s, 3, s].
+    """
+    size = lines.shape[1]
     area = config.crop_min_area + draws[:, _CROP : _CROP + _TRIES] * (1.0 - config.crop_min_area)
     aspect = tf.exp((2.0 * draws[:, _CROP + _TRIES :] - 1.0) * math.log(4.0 / 3.0))
     wide, high = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
@@ -58,20 +73,23 @@ def flip_and_crop(planes, rotations, draws, config: AugmentationConfig):
     wide = tf.minimum(tf.gather(wide, first, batch_dims=1), 1.0)
     high = tf.minimum(tf.gather(high, first, batch_dims=1), 1.0)
 
+    # A quarter turn counter-clockwise is a transposition and a mirroring of the rows, a half turn two mirrorings.
     flip = draws[:, _FLIP] < config.flip_probability
     sideways = rotations % 2 == 1
-    rows = _resampling(height, high, draws[:, _TOP], flip & sideways)
-    columns = _resampling(width, wide, draws[:, _LEFT], flip & ~sideways)
-    planes = tf.reshape(planes, [-1, 3 * height, width])
-    planes = tf.reshape(tf.matmul(planes, columns, transpose_b=True), [-1, 3, height, width])
-    return tf.matmul(rows[:, None], planes)
+    mirror_rows = ((rotations == 1) | (rotations == 2)) ^ (flip & sideways)
+    mirror_columns = (rotations >= 2) ^ (flip & ~sideways)
+    rows = _resampling(size, high, draws[:, _TOP], mirror_rows)
+    columns = _resampling(size, wide, draws[:, _LEFT], mirror_columns)
+    lines = tf.matmul(tf.reshape(lines, [-1, size * 3, size]), columns, transpose_b=True)
+    lines = tf.matmul(rows, tf.reshape(lines, [-1, size, 3 * size]))
+    return tf.reshape(lines, [-1, size, 3, size])
 
 
-def _resampling(size: int, fraction, offset, flip):
+def _resampling(size: int, fraction, offset, mirror):
     """Bilinear interpolation of a window back to `size` pixels as a matrix [n, size, size].
 
     The window covers `fraction` of the axis, placed by `offset` in [0, 1); pixels beyond its edge repeat the
-    edge. With `flip` the axis is mirrored first.
+    edge. With `mirror` the axis is mirrored first.
     """
     window = fraction * size
     start = offset * (size - window)
@@ -79,44 +97,61 @@ def _resampling(size: int, fraction, offset, flip):
     source = start[:, None] + tf.clip_by_value(target, 0.0, tf.maximum(window[:, None] - 1.0, 0.0))
     source = tf.minimum(source, size - 1.0)  # a window of less than a pixel may begin beyond the last centre
     pixels = tf.range(size, dtype=tf.float32)
-    pixels = tf.where(flip[:, None], size - 1.0 - pixels, pixels)
+    pixels = tf.where(mirror[:, None], size - 1.0 - pixels, pixels)
     return tf.maximum(1.0 - tf.abs(source[:, :, None] - pixels[:, None, :]), 0.0)
 
 
-def jitter_colours(planes, draws, config: AugmentationConfig):
-    """Colour jitter in random order, then greyscale: [n, 3, h, w] -> [n, h, w, 3] in [0, 1].
+def jitter_colours(lines, draws, config: AugmentationConfig):
+    """Colour jitter in random order, then greyscale: [n, h, 3, w] -> [n, h, w, 3] in [0, 1].
 
-    Values are clipped once, at the end.
+    Values are clipped once, at the end. Turning the hue commutes with what comes before it: a factor, which is
+    never below 0, and an amount of grey a pixel. So the colours are read and written once.
     """
+    before, after, hue = _colour_maps(draws, config)
+    (a, s, k), (a2, s2, k2) = before, after
+    height, width = lines.shape[1], lines.shape[3]
+    channels = [tf.reshape(channel, [-1, height * width]) for channel in tf.unstack(lines, axis=2)]
+    value, chroma, shares = _turn_hue(channels, hue)
+    luma, turned_luma = _luma(channels), value - chroma * _luma(shares)
+    mean = tf.reduce_mean(luma, axis=1, keepdims=True)
+    mean_before = a * tf.reduce_mean(turned_luma, axis=1, keepdims=True) + (s + k) * mean
+    constant = (a2 + s2) * k * mean + k2 * mean_before
+    grey = (a2 * a) * value + (s2 * a) * turned_luma + ((a2 + s2) * s) * luma + constant
+    coloured = (a2 * a) * chroma
+    colours = tf.stack([grey - coloured * share for share in shares])
+    # Stacking along the last axis would take several times as long.
+    colours = tf.raw_ops.ClipByValue(t=tf.transpose(colours, (1, 2, 0)), clip_value_min=0.0, clip_value_max=1.0)
+    return tf.reshape(colours, [-1, height, width, 3])
+
+
+# A colour map (a, s, k) stands for  y = a x + s luma(x) + k mean(luma(x)),  a, s, k float32 [n, 1]; brightness,
+# contrast and saturation take such a map to another one.
+
+
+def _colour_maps(draws, config: AugmentationConfig):
+    """The colour maps before and after the hue shift, and the shift [n, 1] in colour circles."""
     spread = 2.0 * draws[:, _FACTORS : _FACTORS + 4] - 1.0
-    jitter = tf.cast(draws[:, _JITTER] < config.jitter_probability, tf.float32)[:, None]
+    jitter = tf.cast(draws[:, _JITTER, None] < config.jitter_probability, tf.float32)
     factors = 1.0 + spread[:, :3] * 0.8 * config.strength * jitter  # brightness, contrast, saturation
-    hue = spread[:, 3] * 0.2 * config.strength * jitter[:, 0]
+    hue = spread[:, 3:] * 0.2 * config.strength * jitter
     order = tf.argsort(draws[:, _ORDER : _ORDER + 4], axis=1)  # order[:, t] is what comes t-th; 3 is hue
-    grey = tf.cast(draws[:, _GREY] < config.grey_probability, tf.float32)
+    grey = tf.cast(draws[:, _GREY, None] < config.grey_probability, tf.float32)
 
     nothing = tf.ones_like(hue)
     before = after = (nothing, 0.0 * nothing, 0.0 * nothing)
     hue_done = tf.zeros_like(hue, tf.bool)
     for turn in range(4):
-        hue_done |= order[:, turn] == 3
+        hue_done |= order[:, turn, None] == 3
         chosen = tf.one_hot(order[:, turn], 3)
         now = 1.0 + chosen * (factors - 1.0)
-        before = _blend(before, tf.where(hue_done[:, None], 1.0, now))
-        after = _blend(after, tf.where(hue_done[:, None], now, 1.0))
-    after = _saturate(after, 1.0 - grey)
-    channels = _affine(tf.unstack(planes, axis=1), before)
-    channels = _affine(shift_hue(channels, hue[:, None, None]), after)
-    return tf.clip_by_value(tf.stack(channels, axis=-1), 0.0, 1.0)
-
-
-# A colour map (a, s, k) stands for  y = a x + s luma(x) + k mean(luma(x)),  a, s, k float32 [n]; brightness,
-# contrast and saturation take such a map to another one.
+        before = _blend(before, tf.where(hue_done, 1.0, now))
+        after = _blend(after, tf.where(hue_done, now, 1.0))
+    return before, _saturate(after, 1.0 - grey), hue
 
 
 def _blend(colour_map, factors):
     """The map followed by brightness, contrast and saturation by `factors` [n, 3] (1 leaves it)."""
-    brightness, contrast, saturation = tf.unstack(factors, axis=1)
+    brightness, contrast, saturation = tf.split(factors, 3, axis=1)
     a, s, k = (brightness * term for term in colour_map)
     mean = a + s + k
     a, s, k = contrast * a, contrast * s, contrast * k + (1.0 - contrast) * mean
@@ -129,37 +164,39 @@ def _saturate(colour_map, factor):
     return factor * a, factor * s + (1.0 - factor) * (a + s), k
 
 
-def _affine(channels, colour_map):
-    """Applies a colour map to three planes [n, h, w]."""
-    a, s, k = (term[:, None, None] for term in colour_map)
-    luma = sum(weight * channel for weight, channel in zip(_LUMA, channels, strict=True))
-    offset = s * luma + k * tf.reduce_mean(luma, axis=(1, 2), keepdims=True)
-    return [a * channel + offset for channel in channels]
+def _luma(channels):
+    return sum(weight * channel for weight, channel in zip(_LUMA, channels, strict=True))
 
 
 def shift_hue(channels, shift):
     """Turns the hue of HSV by `shift` of the colour circle, value and chroma kept.
 
     Args:
-      channels: red, green and blue, each [n, h, w] of any range.
-      shift: [n, 1, 1], in colour circles.
+      channels: red, green and blue, of one shape and any range.
+      shift: in colour circles, of a shape that fits theirs.
 
     Returns:
       The three planes.
     """
+    value, chroma, shares = _turn_hue(channels, shift)
+    return [value - chroma * share for share in shares]
+
+
+def _turn_hue(channels, shift):
+    """(value, chroma / 6, shares): the turned channels are value - chroma / 6 * share, shares in [0, 6]."""
     red, green, blue = channels
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    scale = tf.math.divide_no_nan(tf.ones_like(chroma), chroma)
-    hue = tf.where(
-        value == red,
-        (green - blue) * scale,
-        tf.where(value == green, 2.0 + (blue - red) * scale, 4.0 + (red - green) * scale),
-    )
-    hue += 6.0 * shift  # in sextants of the circle
+    upper, lower = tf.maximum(green, blue), tf.minimum(green, blue)
+    value, lowest = tf.maximum(red, upper), tf.minimum(red, lower)
+    chroma = value - lowest
+    # From red the hue goes a sixth of the circle while one of the others rises to red, the next while red falls to
+    # the third, the last while that one rises. No conditions: on a CPU they cost as much as all the rest.
+    sixths = (upper - lower) + (value - red) + 2.0 * (lower - lowest)
+    side = tf.sign(green - blue + 1e-30)  # not 0, for cyan is half a circle away
+    hue = side * sixths * tf.math.divide_no_nan(1.0 / 6.0, chroma) + shift
 
-    def channel(offset):
-        sextant = tf.math.floormod(offset + hue, 6.0)
-        return value - chroma * tf.clip_by_value(tf.minimum(sextant, 4.0 - sextant), 0.0, 1.0)
+    def share(opposite):
+        # Up to a sixth of the circle from its opposite colour a channel is value - chroma, from a third on value.
+        place = hue + opposite
+        return tf.nn.relu6(12.0 - 36.0 * tf.abs(place - tf.round(place)))
 
-    return [channel(5.0), channel(3.0), channel(1.0)]
+    return value, chroma / 6.0, [share(0.5), share(1.0 / 6.0), share(-1.0 / 6.0)]

@@ -82,8 +82,8 @@ class MaskedContrastiveModel(tf.keras.Model):
         images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
         replicas = Replicas.current()
         step = self.optimizer.iterations
-        instances, rotations, labels = make_instances(images, labels)
-        inputs = self.augment(instances, rotations, step, replicas)
+        rotations, labels = views.instances(labels)
+        inputs = self.augment(views.to_float(images), rotations, step, replicas)
         with tf.GradientTape() as tape:
             projections = self(inputs, training=True)
             loss, parts = self.contrastive_loss(projections, labels, rotations, step, replicas)
@@ -115,11 +115,11 @@ class MaskedContrastiveModel(tf.keras.Model):
         share = tf.minimum(1.0, limit / tf.maximum(norm, 1e-30)) / replicas.count
         return [g * share for g in gradients]
 
-    def augment(self, instances, rotations, step, replicas):
-        """The two views of every instance, [n, s, s, 3] -> [2 n, s, s, 3]."""
-        size = tf.shape(instances)[0]
+    def augment(self, images, rotations, step, replicas):
+        """The two views of every instance: pictures float [B, s, s, 3], rotations [n] -> [2 n, s, s, 3]."""
+        size = tf.size(rotations)
         return augmentation.augment(
-            instances,
+            images,
             rotations,
             seed=self.seed,
             step=step,
@@ -214,10 +214,3 @@ class MovingAverages:
         """Makes the averages the weights."""
         for weight, value in zip(self.weights, self.values, strict=True):
             weight.assign(tf.convert_to_tensor(value))
-
-
-def make_instances(images, labels):
-    """Pictures [B, s, s, 3] of 0 to 255 and labels [B] -> instances [4 B, ...] in [0, 1], rotations, labels."""
-    instances = views.four_rotations(views.to_float(images))
-    rotations = tf.tile(tf.range(views.ROTATIONS), [tf.shape(labels)[0]])
-    return instances, rotations, tf.repeat(tf.cast(labels, tf.int32), views.ROTATIONS)

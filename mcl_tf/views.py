@@ -24,12 +24,22 @@ def prepare(images, size: int):
     Returns:
       uint8 [n, size, size, 3].
     """
+    images = tf.convert_to_tensor(images)
     if images.shape[-1] == 4:
         images = images[..., :3]
-    if images.shape[1] != size or images.shape[2] != size:
-        images = tf.round(tf.image.resize(images, (size, size), antialias=True))
-    images = tf.saturate_cast(images, tf.uint8)
+    sides = images.shape[1:3].as_list()
+    if None in sides:
+        # Resizing to the same size changes nothing, but costs as much as a small network.
+        fits = tf.reduce_all(tf.shape(images)[1:3] == size)
+        images = tf.cond(fits, lambda: images, lambda: _resize(images, size))
+        images = tf.ensure_shape(images, [None, size, size, images.shape[-1]])
+    elif sides != [size, size]:
+        images = _resize(images, size)
     return tf.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def _resize(images, size: int):
+    return tf.saturate_cast(tf.round(tf.image.resize(images, (size, size), antialias=True)), tf.uint8)
 
 
 def to_float(images):
@@ -37,12 +47,18 @@ def to_float(images):
     return tf.cast(images, tf.float32) / 255.0
 
 
-def four_rotations(images):
-    """The instances of a batch: [B, s, s, c] -> [4 B, s, s, c]; row 4 i + k is picture i turned k times.
+def instances(labels):
+    """The instances of a batch: every picture in its four rotations, side by side.
 
-    Turns are counter-clockwise, as numpy.rot90.
+    Args:
+      labels: int [B].
+
+    Returns:
+      (rotations, labels), int32 [4 B]: instance 4 i + k is picture i turned k times counter-clockwise, as
+      numpy.rot90. `mcl_tf.augmentation` does the turning.
     """
-    return _versions(images, list(range(ROTATIONS)), [False] * ROTATIONS)
+    rotations = tf.tile(tf.range(ROTATIONS), [tf.shape(labels)[0]])
+    return rotations, tf.repeat(tf.cast(labels, tf.int32), ROTATIONS)
 
 
 def self_ensemble_views(images, views: int = 8):
@@ -55,20 +71,14 @@ def self_ensemble_views(images, views: int = 8):
     Returns:
       [n * views, s, s, c], a picture's views side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
     """
-    return _versions(images, view_rotations(views), view_flips(views))
-
-
-def _versions(images, turns, flips):
-    """Square pictures [n, s, s, c] -> [n V, s, s, c], each picture's V versions side by side.
-
-    One gather of pixels: transposing and reversing took several times as long on a CPU.
-    """
+    # One gather of pixels: transposing and reversing took several times as long on a CPU.
     side, channels = images.shape[1], images.shape[3]
     pixels = np.arange(side * side).reshape(side, side)
-    versions = [np.rot90(pixels[:, ::-1] if flip else pixels, k) for k, flip in zip(turns, flips, strict=True)]
-    order = tf.constant(np.stack(versions).reshape(-1), tf.int32)
+    turns = zip(view_rotations(views), view_flips(views), strict=True)
+    order = np.stack([np.rot90(pixels[:, ::-1] if flip else pixels, k) for k, flip in turns])
     flat = tf.reshape(images, [-1, side * side, channels])
-    return tf.reshape(tf.gather(flat, order, axis=1), [-1, side, side, channels])
+    gathered = tf.gather(flat, tf.constant(order.reshape(-1), tf.int32), axis=1)
+    return tf.reshape(gathered, [-1, side, side, channels])
 
 
 def view_rotations(views: int = 8):

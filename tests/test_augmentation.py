@@ -22,8 +22,12 @@ def pictures(n, size=8, seed=0):
     return np.random.default_rng(seed).random((n, size, size, 3), np.float32)
 
 
-def planes(images):
-    return tf.transpose(images, (0, 3, 1, 2))
+def lines(images, rotations=None):
+    """Pictures [n, s, s, 3] as `turn_and_crop` takes them: rows, channels, columns; odd rotations transposed."""
+    if rotations is not None:
+        odd = (np.asarray(rotations) % 2 == 1)[:, None, None, None]
+        images = np.where(odd, np.swapaxes(images, 1, 2), images)
+    return tf.transpose(images, (0, 1, 3, 2))
 
 
 def draw(n, seed=0, **fixed):
@@ -85,12 +89,12 @@ def slow_crop(image, rotation, draws, config):
     ("min_area", "flips"),
     [(0.08, 0.5), (0.5, 1.0), (0.9, 0.0), (1.0, 0.5)],  # of area 1 hardly any crop fits
 )
-def test_flip_and_crop_match_a_loop_over_pixels(min_area, flips):
+def test_turn_and_crop_matches_a_loop_over_pixels(min_area, flips):
     config = AugmentationConfig(crop_min_area=min_area, flip_probability=flips)
     images, draws, rotations = pictures(16), draw(16, seed=1), np.arange(16, dtype=np.int32) % 4
-    found = tf.transpose(aug.flip_and_crop(planes(images), rotations, draws, config), (0, 2, 3, 1))
+    found = tf.transpose(aug.turn_and_crop(lines(images, rotations), rotations, draws, config), (0, 1, 3, 2))
     expected = [
-        slow_crop(image.astype(np.float64), rotation, numbers.astype(np.float64), config)
+        slow_crop(np.rot90(image, rotation).astype(np.float64), rotation, numbers.astype(np.float64), config)
         for image, rotation, numbers in zip(images, rotations, draws, strict=True)
     ]
     # Places up to 8 in float32 are off by up to 1e-6, colours by that times a difference of at most 1.
@@ -101,11 +105,11 @@ def test_flip_and_crop_match_a_loop_over_pixels(min_area, flips):
 def test_flips_are_left_right_in_the_upright_picture(rotation):
     x = pictures(3)
     config = AugmentationConfig(flip_probability=1.0)
-    turned = views.four_rotations(tf.constant(x))[rotation::4]
     draws = whole_picture(draw(3, seed=2))
-    found = aug.flip_and_crop(planes(turned), tf.fill([3], rotation), draws, config)
+    rotations = np.full(3, rotation, np.int32)
+    found = aug.turn_and_crop(lines(x, rotations), rotations, draws, config)
     expected = np.rot90(x[:, :, ::-1], rotation, axes=(1, 2))
-    np.testing.assert_allclose(tf.transpose(found, (0, 2, 3, 1)), expected, atol=1e-5)
+    np.testing.assert_allclose(tf.transpose(found, (0, 1, 3, 2)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "window", "start"), [(8, 4, 0), (8, 5, 3), (9, 2, 4), (6, 6, 0), (8, 1, 7)])
@@ -145,9 +149,7 @@ def test_crops_keep_to_their_ranges(monkeypatch):
         return resampling(size, fraction, offset, flip)
 
     monkeypatch.setattr(aug, "_resampling", record)
-    aug.flip_and_crop(
-        planes(pictures(2000, 2)), tf.zeros(2000, tf.int32), draw(2000, seed=4), AugmentationConfig()
-    )
+    aug.turn_and_crop(lines(pictures(2000, 2)), tf.zeros(2000, tf.int32), draw(2000, seed=4), AugmentationConfig())
     high, wide = sides
     area, aspect = wide * high, wide / high
     assert 0.08 - 1e-6 < area.min() < 0.1
@@ -204,7 +206,7 @@ def test_jitter_matches_a_loop_over_pictures(jitter, grey, strength):
     images, draws = pictures(24, 5, seed=5), draw(24, seed=6)
     # All 24 orders of the four steps, one a picture.
     draws[:, aug._ORDER : aug._ORDER + 4] = np.array(list(itertools.permutations([0.1, 0.3, 0.6, 0.8])))
-    found = aug.jitter_colours(planes(images), draws, config)
+    found = aug.jitter_colours(lines(images), draws, config)
     expected = [slow_jitter(image, numbers, config) for image, numbers in zip(images, draws, strict=True)]
     assert found.shape == images.shape
     # A handful of float32 roundings; factors up to 1.8 each multiply them.
@@ -219,22 +221,35 @@ def test_brightness_by_hand(end):
     draws[:, aug._FACTORS : aug._FACTORS + 4] = [end, 0.5, 0.5, 0.5]
     images = 0.6 * pictures(2)
     expected = images * (1.4 if end else 0.6)
-    np.testing.assert_allclose(aug.jitter_colours(planes(images), draws, config), expected, atol=1e-6)
+    np.testing.assert_allclose(aug.jitter_colours(lines(images), draws, config), expected, atol=1e-6)
 
 
 def test_probabilities_of_zero_leave_the_picture():
     images = pictures(6)
     draws = whole_picture(draw(6, flip=0.0, jitter=0.0, grey=0.0))
-    found = aug.jitter_colours(aug.flip_and_crop(planes(images), tf.range(6) % 4, draws, OFF), draws, OFF)
-    np.testing.assert_allclose(found, images, atol=1e-5)
+    rotations = np.arange(6, dtype=np.int32) % 4
+    found = aug.jitter_colours(aug.turn_and_crop(lines(images, rotations), rotations, draws, OFF), draws, OFF)
+    expected = [np.rot90(image, rotation) for image, rotation in zip(images, rotations, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_every_picture_has_its_instances_side_by_side():
+    # Pictures of one level each: what `augment` makes of them tells which picture an instance is of.
+    levels = np.array([0.2, 0.5, 0.8], np.float32)
+    images = np.tile(levels[:, None, None, None], (1, 8, 8, 3))
+    rotations, labels = views.instances([7, 5, 6])
+    np.testing.assert_array_equal(rotations, [0, 1, 2, 3] * 3)
+    np.testing.assert_array_equal(labels, np.repeat([7, 5, 6], 4))
+    found = aug.augment(images, rotations, seed=1, step=1, places=tf.range(12), total=12, config=OFF)
+    np.testing.assert_allclose(found[:, 4, 4, 0], np.tile(np.repeat(levels, 4), 2), atol=1e-5)
 
 
 def test_grey_pictures_have_equal_channels():
     images = pictures(8)
-    found = aug.jitter_colours(planes(images), draw(8), AugmentationConfig(grey_probability=1.0)).numpy()
+    found = aug.jitter_colours(lines(images), draw(8), AugmentationConfig(grey_probability=1.0)).numpy()
     np.testing.assert_array_equal(found, np.repeat(found[..., :1], 3, axis=-1))
     only = AugmentationConfig(jitter_probability=0.0, grey_probability=1.0)
-    found = aug.jitter_colours(planes(images), draw(8), only)
+    found = aug.jitter_colours(lines(images), draw(8), only)
     np.testing.assert_allclose(found[..., 0], images @ LUMA, atol=1e-6)
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import losses
+from mcl_tf import losses, views
 from mcl_tf.config import Config
 from mcl_tf.data.pipeline import training_batches
-from mcl_tf.model import make_instances
 from mcl_tf.replicas import Replicas
 from mcl_tf.training import build_model, resolve_loss
 
@@ -41,29 +40,20 @@ def train(config, replicas, images, labels, steps, batch_size):
 def test_the_reported_loss_is_that_of_the_public_functions(rng):
     model = build_model(CONFIG.replace(spa_weight=0.5, labelled=True), 16)
     images, labels = pictures(rng, 6), tf.constant([0, 0, 1, 1, 1, 2])
-    instances, rotations, labels = make_instances(tf.constant(images), labels)
+    rotations, labels = views.instances(labels)
     replicas = Replicas.current()
-    inputs = model.augment(instances, rotations, 3, replicas)
+    inputs = model.augment(views.to_float(images), rotations, 3, replicas)
     projections = model(inputs, training=True)
     loss, parts = model.contrastive_loss(projections, labels, rotations, 3, replicas)
 
     mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}  # the labelled defaults
-    views = tf.reshape(projections, [2, 24, 8])
+    pairs = tf.reshape(projections, [2, 24, 8])
     partners = losses.sample_partners(labels, rotations, tf.constant([CONFIG.data.seed + 1, 3], tf.int64))
-    ccm = losses.ccm_loss(views, labels, rotations, **mask)
-    spa = losses.spa_loss(views, labels, rotations, partners, **mask)
+    ccm = losses.ccm_loss(pairs, labels, rotations, **mask)
+    spa = losses.spa_loss(pairs, labels, rotations, partners, **mask)
     np.testing.assert_allclose(parts["ccm"], ccm, rtol=1e-6)
     np.testing.assert_allclose(parts["spa"], spa, rtol=1e-6)
     np.testing.assert_allclose(loss, ccm + 0.5 * spa, rtol=1e-6)
-
-
-def test_instances_are_the_four_rotations_of_each_picture(rng):
-    images = pictures(rng, 3)
-    instances, rotations, labels = make_instances(tf.constant(images), tf.constant([4, 5, 6]))
-    for i in range(3):
-        for k in range(4):
-            np.testing.assert_allclose(instances[4 * i + k], np.rot90(images[i], k) / 255.0, rtol=1e-6)
-            assert (rotations[4 * i + k], labels[4 * i + k]) == (k, 4 + i)
 
 
 @pytest.mark.slow

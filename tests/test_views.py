@@ -99,18 +99,18 @@ def test_to_float():
 @pytest.mark.parametrize("size", [1, 4, 5])
 def test_rotate_turns_as_numpy_does(size, k):
     x = pictures((2, size, size, 3))
-    np.testing.assert_array_equal(views.four_rotations(x)[k::4], np.rot90(x, k, axes=(1, 2)))
+    np.testing.assert_array_equal(views.self_ensemble_views(x, 4)[k::4], np.rot90(x, k, axes=(1, 2)))
 
 
 def test_rotate_turns_counter_clockwise():
     # The right column of the picture comes to lie on top.
     x = np.array([[1, 2], [3, 4]])[None, :, :, None]
-    np.testing.assert_array_equal(views.four_rotations(x)[1, :, :, 0], [[2, 4], [1, 3]])
+    np.testing.assert_array_equal(views.self_ensemble_views(x, 4)[1, :, :, 0], [[2, 4], [1, 3]])
 
 
 def test_four_rotations_lie_side_by_side():
     x = pictures((3, 5, 5, 2))
-    found = views.four_rotations(x)
+    found = views.self_ensemble_views(x, 4)
     assert found.shape == (12, 5, 5, 2)
     for i in range(3):
         for k in range(4):
