@@ -18,7 +18,8 @@ MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred
 # Decoded at a time: what bounds a server's memory while pictures are large.
 PARALLEL = 4
 FORMATS = (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n"), ("GIF", b"GIF8"), ("BMP", b"BM"))
-_NO_FORMAT = len(FORMATS)
+_JPEG, _BMP, _NO_FORMAT = 0, 3, len(FORMATS)
+_HEADER = 64  # bytes, in which every format but JPEG says its size
 _BITFIELDS = 3  # BMP's word for 32 bits a pixel with masks
 
 
@@ -33,17 +34,15 @@ def decode(contents, size: int):
       images: uint8 [n, size, size, 3], black where there is no picture.
       reasons: string [n], why there is none, as the end of a sentence; empty where there is one.
     """
-    kinds = tf.map_fn(_kind, contents, fn_output_signature=tf.int32)
+    headers = _headers(contents)
+    kinds, sides = _kinds(headers), _sides(headers)
+    parts = (contents, kinds, sides)
 
     def decode_all():
-        return _map(lambda pair: _decode_one(pair[0], pair[1], size), (contents, kinds), size)
+        return _map(lambda part: _decode_one(*part, size), parts, size)
 
     def decode_each():
-        return _map(
-            lambda pair: _attempt(lambda: _decode_one(pair[0], pair[1], size), _nothing(size)),
-            (contents, kinds),
-            size,
-        )
+        return _map(lambda part: _attempt(lambda: _decode_one(*part, size), _nothing(size)), parts, size)
 
     # A data set a batch costs little, one a picture half a millisecond: only a batch with a bad one pays that.
     count = tf.shape(contents)[0]
@@ -79,57 +78,61 @@ def _attempt(make, otherwise):
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
-def _kind(contents):
-    """The place of a picture's format in FORMATS, told by its first bytes."""
-    kind = tf.constant(_NO_FORMAT)
+def _headers(contents):
+    """The first bytes of every picture, zeros where there are none: int64 [n, _HEADER]."""
+    return tf.cast(tf.io.decode_raw(contents, tf.uint8, fixed_length=_HEADER), tf.int64)
+
+
+def _kinds(headers):
+    """The place of every picture's format in FORMATS, told by its first bytes: int32 [n]."""
+    kinds = tf.fill(tf.shape(headers)[:1], _NO_FORMAT)
     for place, (_, magic) in enumerate(FORMATS):
-        start = tf.strings.substr(contents, 0, len(magic))
-        kind = tf.where(start == magic, place, kind)
-    return kind
+        matches = tf.reduce_all(headers[:, : len(magic)] == tf.constant(list(magic), tf.int64), axis=1)
+        kinds = tf.where(matches, place, kinds)
+    return kinds
 
 
-def _decode_one(contents, kind, size):
+def _sides(headers):
+    """Height and width by format: int64 [n, 5, 2], 0 for a JPEG, whose are anywhere, and for no format."""
+    nothing = tf.zeros_like(headers[:, :2])
+    png = tf.stack([_number(headers, place, 4, big_endian=True) for place in (20, 16)], 1)
+    gif = tf.stack([_number(headers, place, 2) for place in (8, 6)], 1)
+    bmp = tf.stack([_number(headers, place, 4) for place in (22, 18)], 1)
+    bmp = tf.abs(tf.where(bmp >= 2**31, bmp - 2**32, bmp))  # one from the top down has a height below 0
+    return tf.stack([nothing, png, gif, bmp, nothing], 1)
+
+
+def _number(headers, place: int, width: int, big_endian=False):
+    """The unsigned number of `width` bytes at a place of every header: int64 [...]."""
+    factors = [256**power for power in range(width)]
+    factors = tf.constant(factors[::-1] if big_endian else factors, tf.int64)
+    return tf.reduce_sum(headers[..., place : place + width] * factors, axis=-1)
+
+
+def _decode_one(contents, kind, sides, size):
     """A picture uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
-    sides = tf.switch_case(
-        kind,
-        [
-            lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64),
-            lambda: _number(contents, [20, 16], 4, big_endian=True),
-            lambda: _number(contents, [8, 6], 2),
-            lambda: tf.abs(
-                _signed(_number(contents, [22, 18], 4))
-            ),  # a BMP from the top down has a height below 0
-            lambda: tf.zeros([2], tf.int64),
-        ],
-    )
+
+    def jpeg_sides():
+        return tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+
+    sides = tf.cond(kind == _JPEG, jpeg_sides, lambda: sides[kind])
 
     def picture():
         def usual():
             return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
-        decoded = tf.cond(kind == 3, lambda: _decode_bmp(contents), usual)
+        decoded = tf.cond(kind == _BMP, lambda: _decode_bmp(contents), usual)
         return views.prepare(tf.ensure_shape(decoded, [None, None, 3])[None], size)[0]
 
     wanted = (kind < _NO_FORMAT) & (sides[0] * sides[1] <= MAX_PIXELS)
     return tf.cond(wanted, picture, lambda: _nothing(size)[0]), sides
 
 
-def _number(contents, places, width, big_endian=False):
-    """Unsigned numbers of `width` bytes at the places of a header: int64 [len(places)]."""
-    fields = tf.strings.substr(tf.repeat(contents, len(places)), places, [width] * len(places))
-    values = tf.cast(tf.io.decode_raw(fields, tf.uint8), tf.int64)
-    factors = [256**power for power in range(width)]
-    return tf.reduce_sum(values * tf.constant(factors[::-1] if big_endian else factors, tf.int64), axis=1)
-
-
-def _signed(value):
-    return tf.where(value >= 2**31, value - 2**32, value)
-
-
 def _decode_bmp(contents):
     """uint8 [h, w, 3]. TensorFlow's decoder knows pixels, neither palettes nor compression."""
-    offset, header, compression, colours = tf.unstack(_number(contents, [10, 14, 30, 46], 4))
-    bits = _number(contents, [28], 2)[0]
+    bytes_ = _headers(contents[None])[0]
+    offset, header, compression, colours = (_number(bytes_, place, 4) for place in (10, 14, 30, 46))
+    bits = _number(bytes_, 28, 2)
     plain = (compression == 0) | ((compression == _BITFIELDS) & (bits == 32))
     known = tf.debugging.Assert(plain & (header >= 40), ["a compressed or very old BMP"])
     with tf.control_dependencies([known]):

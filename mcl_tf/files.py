@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 
 import numpy as np
@@ -118,11 +119,13 @@ def rows(names, answers) -> Iterator[dict]:
 def read_bytes(name) -> tuple[bytes, str]:
     """A file's bytes and an empty reason, or no bytes and the reason, as the end of a sentence."""
     try:
-        if not os.path.isfile(name) and os.path.exists(name):
+        facts = os.stat(name)
+        if not stat.S_ISREG(facts.st_mode):
             return b"", "is no regular file"  # a pipe would be waited for
-        if os.path.getsize(name) > MAX_BYTES:
+        if facts.st_size > MAX_BYTES:
             return b"", f"has more than {MAX_BYTES} bytes"
-        return pathlib.Path(name).read_bytes(), ""
+        with open(name, "rb", buffering=0) as file:
+            return file.readall(), ""
     except OSError as error:
         return b"", f"cannot be read: {error.strerror or error}"
 
