@@ -57,7 +57,7 @@ class AnomalyDetector:
         self.class_names_: tuple[str, ...] = ()
         self.calibration_scores_ = np.zeros(0, np.float32)
         self.scorer_: SelfEnsembleScorer | None = None
-        self._score_batch = None
+        self._compiled: dict[str, Any] = {}
 
     @property
     def threshold_(self) -> float:
@@ -104,7 +104,7 @@ class AnomalyDetector:
     def fit_gaussians(self, pictures, labels) -> None:
         """Fits the Gaussians to the embeddings of pictures uint8 [n, s, s, 3] with labels int [n], in batches."""
         scorer = self._fitted()
-        embed = tf.function(lambda batch: scorer.embed(batch, 8), reduce_retracing=True)
+        embed = self._function("embed", lambda batch: scorer.embed(batch, 8))
         rotations = np.array(views.view_rotations(8))
         fitter = GaussianFitter(scorer.means.shape[1])
         size = self.config.scoring.scoring_batch_size
@@ -119,8 +119,7 @@ class AnomalyDetector:
     def distances(self, images) -> np.ndarray:
         """Mahalanobis distances of every view to every class: float32 [n, V, C]."""
         scorer = self._fitted()
-        score_batch = self._score_batch or tf.function(scorer.distances, reduce_retracing=True)
-        self._score_batch = score_batch
+        score_batch = self._function("distances", scorer.distances)
         batches = inputs.scoring_batches(images, self.config.scoring.scoring_batch_size, scorer.image_size)
         found = [score_batch(batch).numpy() for batch in tracked(batches, "Scoring")]
         shape = (0, self.config.scoring.views, scorer.means.shape[1])
@@ -222,7 +221,13 @@ class AnomalyDetector:
         return self.scorer_
 
     def _set_scorer(self, scorer) -> None:
-        self.scorer_, self._score_batch = scorer, None
+        self.scorer_, self._compiled = scorer, {}
+
+    def _function(self, name, function):
+        """A function of the scorer in a graph, traced once as long as the scorer stays."""
+        if name not in self._compiled:
+            self._compiled[name] = tf.function(function, reduce_retracing=True)
+        return self._compiled[name]
 
 
 def _check_classes(labels, class_names) -> tuple[str, ...]:
