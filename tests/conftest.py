@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import mcl_tf  # noqa: F401, I001 - before TensorFlow, as in main.py, so that it takes the same kernels
+
 import numpy as np
 import pytest
 import tensorflow as tf
