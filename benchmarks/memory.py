@@ -1,78 +1,83 @@
-"""Peak memory of loss and gradient: all anchors at once against blocks of them.
+"""`memory`: peak resident memory, every side in a process of its own.
 
-    python -m benchmarks.memory --views=16384 --block_size=512
-
-Every side is a process of its own, whose peak resident memory less what it holds before the loss is printed.
+Of the loss in blocks against the loss at once; of a training step against the bare encoder's pass; of scoring a
+hundred thousand pictures against a thousand, which should be the same.
 """
 
-import argparse
-import multiprocessing
-import os
+from __future__ import annotations
+
 import resource
-import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from benchmarks import step, subjects
+from benchmarks.measure import Row, in_a_process
 
-KIB = 1024
+VIEWS, DIMENSION, BLOCK = 16384, 128, 512
+PICTURES = (1_000, 100_000)
 
 
-def measure(views: int, dimension: int, block_size: int, results) -> None:
-    """Puts (MiB beyond the start, seconds) of one side into a queue."""
+def rows(repeats: int = 1):
+    """Yields the rows."""
+    dense, blocks = (in_a_process(of_loss, block) for block in (0, BLOCK))
+    what = f"loss and gradient, {VIEWS} views: blocks of {BLOCK} anchors / all at once"
+    yield Row("memory loss", what, blocks, dense, "MiB", blocks / dense, at_most=0.25)
+    for name in ("small", "resnet18"):
+        whole, bare = (in_a_process(of_step, name, side) for side in (0, 1))
+        what = "training step / encoder alone, beyond the start"
+        yield Row(f"memory step {name}", what, whole, bare, "MiB", whole / bare)
+    few, many = (in_a_process(of_scoring, count) for count in PICTURES)
+    what = f"scoring {PICTURES[1]:,} pictures / {PICTURES[0]:,}, the whole process"
+    yield Row("memory score", what, many, few, "MiB", many / few, at_most=1.1)
+
+
+def peak() -> float:
+    """The process's largest resident memory so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def of_loss(block_size: int) -> float:
+    """MiB of loss and gradient beyond the start; `block_size` 0 for all at once."""
     import tensorflow as tf
 
     from mcl_tf import losses, losses_blocked
 
-    instances = views // 2
-    x = tf.random.stateless_normal([2, instances, dimension], [0, 1])
+    instances = VIEWS // 2
+    x = tf.random.stateless_normal([2, instances, DIMENSION], [0, 1])
     labels, rotations = tf.zeros([instances], tf.int32), tf.range(instances) % 4
     partners = losses.sample_partners(labels, rotations, [0, 1])
+    facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
+    compute = losses.anchor_losses
+    if block_size:
+        compute, facts["block_size"] = losses_blocked.anchor_losses, block_size
 
-    @tf.function
-    def step(x):
+    @tf.function(autograph=False)
+    def gradient(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            z = losses.normalize(x)
-            facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
-            compute = losses.anchor_losses
-            if block_size:
-                compute, facts["block_size"] = losses_blocked.anchor_losses, block_size
-            ccm, spa = compute(z, labels, rotations, partners, **facts)
+            ccm, spa = compute(losses.normalize(x), labels, rotations, partners, **facts)
             loss = tf.reduce_mean(ccm) + tf.reduce_mean(spa)
-        return loss, tape.gradient(loss, x)
+        return tape.gradient(loss, x)
 
-    step.get_concrete_function(x)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    loss, gradient = step(x)
-    gradient.numpy()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    results.put(((peak - before) / KIB, time.perf_counter() - start, float(loss)))
+    gradient.get_concrete_function(x)
+    before = peak()
+    gradient(x).numpy()
+    return peak() - before
 
 
-def main() -> None:
-    """Measures both sides and prints one line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--views", type=int, default=16384)
-    parser.add_argument("--dimension", type=int, default=128)
-    parser.add_argument("--block_size", type=int, default=512)
-    options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    found = []
-    for block_size in (0, options.block_size):
-        results = context.Queue()
-        process = context.Process(target=measure, args=(options.views, options.dimension, block_size, results))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"The side with block size {block_size} ended with code {process.exitcode}")
-        found.append(results.get())
-    (dense, dense_time, dense_loss), (blocks, blocks_time, blocks_loss) = found
-    print(
-        f"{options.views} views, D = {options.dimension}: dense {dense:.0f} MiB ({dense_time:.1f} s, loss "
-        f"{dense_loss:.5f}), blocks of {options.block_size} {blocks:.0f} MiB ({blocks_time:.1f} s, loss "
-        f"{blocks_loss:.5f}); memory ratio {blocks / dense:.3f}"
-    )
+def of_step(name: str, side: int) -> float:
+    """MiB of a few training steps (side 0) or of the bare passes (side 1) beyond the start."""
+    call = step.sides(subjects.configuration(name))[side]
+    before = peak()
+    for _ in range(4):
+        call()
+    return peak() - before
 
 
-if __name__ == "__main__":
-    main()
+def of_scoring(count: int) -> float:
+    """MiB of a process that scores so many pictures from a stream."""
+    import tensorflow as tf
+
+    detector = subjects.untrained_detector("small")
+    picture = tf.constant(subjects.pictures(1)[0])
+    scores = detector.decision_function(tf.data.Dataset.from_tensors(picture).repeat(count))
+    assert len(scores) == count
+    return peak()

@@ -1,0 +1,115 @@
+"""One table of all benchmarks:
+
+python -m benchmarks                        all, a quarter of an hour on two cores
+python -m benchmarks --only=step,loss       some of them
+python -m benchmarks --json=benchmarks.json the same, and as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+from importlib import metadata
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from benchmarks.measure import in_a_process, rows_of
+
+# Name: module, in the order of the table.
+BENCHMARKS = {
+    "step": "step",
+    "loss": "loss",
+    "augment": "augment",
+    "input": "input",
+    "score": "score",
+    "export": "export",
+    "memory": "memory",
+    "startup": "startup",
+    "torch": "pytorch",
+    "growth": "growth",
+    "scaling": "scaling",
+    "gpu": "gpu",
+}
+
+
+def main() -> int:
+    """Measures, prints and writes; 1 if a benchmark broke, whatever the ratios."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="names with commas: " + ", ".join(BENCHMARKS))
+    parser.add_argument("--repeats", type=int, default=0, help="rounds of every benchmark; 0 for its own number")
+    parser.add_argument("--json", default="", help="file for the table as JSON")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"--only must be of {', '.join(BENCHMARKS)}. Received: {', '.join(unknown)}")
+    if options.repeats < 0:
+        parser.error(f"--repeats must be at least 0. Received: {options.repeats}")
+
+    facts = machine()
+    print("; ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    rows, failures = [], {}
+    for name in names:
+        try:
+            found = in_a_process(rows_of, BENCHMARKS[name], options.repeats)
+        except Exception as error:  # noqa: BLE001 - one that breaks does not cost the others
+            failures[name] = f"{type(error).__name__}: {error}"
+            print(f"{name}: {failures[name]}", file=sys.stderr, flush=True)
+            continue
+        if isinstance(found, str):
+            print(f"{name}: {found}", flush=True)
+        rows += found if isinstance(found, list) else []
+    show(rows)
+    if options.json:
+        table = [{**dataclasses.asdict(row), "met": row.met} for row in rows]
+        text = json.dumps({"machine": facts, "rows": table, "failures": failures}, indent=2)
+        pathlib.Path(options.json).write_text(text + "\n")
+    return 1 if failures else 0
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on and with."""
+    from mcl_tf.card import commit
+
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), processor)
+    versions = {}
+    for package in ("tensorflow", "keras", "numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": (commit() or "none")[:10],
+        "processor": processor,
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def show(rows) -> None:
+    """Prints the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("row", "what", "value", "beside", "unit", "ratio", "aim", "")
+    for row in rows:
+        sign = {True: "met", False: "missed", None: ""}[row.met]
+        figures = (f"{row.value:,.4g}", f"{row.reference:,.4g}", row.unit, f"{row.ratio:.3f}")
+        table.add_row(row.name, row.what, *figures, row.aim, sign)
+    console = Console()
+    # Files and pipes have no width; the table is as wide as it is.
+    Console(width=max(console.width, 150) if not console.is_terminal else None).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
