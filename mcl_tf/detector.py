@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import threadpoolctl
 
 from mcl_tf import networks, views
 from mcl_tf.config import Config
@@ -109,11 +110,13 @@ class AnomalyDetector:
         fitter = GaussianFitter(scorer.means.shape[1])
         size = self.config.scoring.scoring_batch_size
         starts = range(0, len(pictures), size)
-        for start in tracked(starts, "Fitting Gaussians", len(starts)):
-            embeddings = embed(tf.constant(pictures[start : start + size])).numpy()
-            repeated = np.repeat(labels[start : start + size], 8)
-            flat = embeddings.reshape(-1, embeddings.shape[-1])
-            fitter.update(flat, repeated, np.tile(rotations, len(embeddings)))
+        # NumPy's threads wait for more work by spinning, and would keep the cores from the network.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            for start in tracked(starts, "Fitting Gaussians", len(starts)):
+                embeddings = embed(tf.constant(pictures[start : start + size])).numpy()
+                repeated = np.repeat(labels[start : start + size], 8)
+                flat = embeddings.reshape(-1, embeddings.shape[-1])
+                fitter.update(flat, repeated, np.tile(rotations, len(embeddings)))
         scorer.set_gaussians(fitter.gaussians(self.config.scoring.shrinkage))
 
     def distances(self, images) -> np.ndarray:
