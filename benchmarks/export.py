@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import tempfile
+from unittest import mock
 
 from benchmarks import subjects
 from benchmarks.measure import duration, rate, times
@@ -36,7 +37,6 @@ def sides(name, count, batch, folder):
         tf.io.write_file(str(folder / f"pictures/{place:05}.png"), tf.io.encode_png(picture))
     bare = subjects.bare_forward(detector.scorer_.network)
     scorer = files.load_scorer(folder / "1")
-    files.load_scorer = lambda path: scorer  # loading is once, whatever the number of pictures
     config = detector.config.replace(
         saved_model=str(folder / "1"), images=str(folder / "pictures"), scoring_batch_size=batch
     )
@@ -46,7 +46,9 @@ def sides(name, count, batch, folder):
     def score_files():
         output = folder / "scores.csv"
         output.unlink(missing_ok=True)
-        files.score_files(config.replace(output=str(output)))
+        # Loading is once, whatever the number of pictures.
+        with mock.patch.object(files, "load_scorer", return_value=scorer):
+            files.score_files(config.replace(output=str(output)))
 
     def repeat(times_, call):
         for _ in range(times_):

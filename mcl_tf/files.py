@@ -105,15 +105,10 @@ def score_batch(scorer, images) -> dict[str, np.ndarray]:
 
 def rows(names, answers) -> Iterator[dict]:
     """A row a file: `COLUMNS` with plain values."""
-    for place, name in enumerate(names):
-        yield {
-            "file": str(name),
-            "score": float(answers["score"][place]),
-            "is_anomaly": bool(answers["is_anomaly"][place]),
-            "p_value": float(answers["p_value"][place]),
-            "nearest_class": int(answers["nearest_class"][place]),
-            "class_name": answers["class_name"][place].decode(),
-        }
+    columns = (answers[name].tolist() for name in COLUMNS[1:])
+    for name, score, is_anomaly, p_value, nearest_class, class_name in zip(names, *columns, strict=True):
+        values = (str(name), score, is_anomaly, p_value, nearest_class, class_name.decode())
+        yield dict(zip(COLUMNS, values, strict=True))
 
 
 def read_bytes(name) -> tuple[bytes, str]:
