@@ -39,10 +39,14 @@ def decode(contents, size: int):
     parts = (contents, kinds, sides)
 
     def decode_all():
-        return _map(lambda part: _decode_one(*part, size), parts, size)
+        return _map(lambda part: _decode_one(part[0], part[1], part[2], size), parts, size)
 
     def decode_each():
-        return _map(lambda part: _attempt(lambda: _decode_one(*part, size), _nothing(size)), parts, size)
+        return _map(
+            lambda part: _attempt(lambda: _decode_one(part[0], part[1], part[2], size), _nothing(size)),
+            parts,
+            size,
+        )
 
     # A data set a batch costs little, one a picture half a millisecond: only a batch with a bad one pays that.
     count = tf.shape(contents)[0]
