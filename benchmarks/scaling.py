@@ -6,7 +6,7 @@ short one too.
 One process takes strategies of one size only, so that every number of devices has a process of its own; they
 take turns, and the medians of all their steps are printed. Logical CPUs share the machine's cores, so that more of
 them cannot be faster there. What they take more is not batch normalisation's exchange: with the fused kernel and
-every replica's own moments instead, a step was 4 % shorter (2 and 4 logical CPUs on two cores).
+every replica's own moments instead, a step was 3 to 4 % shorter (2 and 4 logical CPUs on two cores).
 """
 
 import argparse
