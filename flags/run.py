@@ -19,8 +19,9 @@ define(
     "them. 0 for none.",
     resume="Training goes on from the newest checkpoint, and --noresume refuses a run directory that has one; "
     "--mode=score goes on with an --output that is there, whose files are not scored again, only with --resume.",
-    checkpoint_every="Epochs between checkpoints; the last epoch always writes one.",
-    checkpoint_minutes="Minutes after which a checkpoint is written within an epoch too; 0 for never.",
+    checkpoint_every="Epochs between checkpoints, besides those by the clock; 0 for none. The last epoch always "
+    "writes one.",
+    checkpoint_minutes="Minutes after a checkpoint when the next is written, within an epoch too; 0 for never.",
     keep_checkpoints="Checkpoints that are kept.",
     worker_timeout="Seconds without a step after which a worker of several leaves; more than an evaluation takes.",
 )

@@ -117,8 +117,8 @@ class RunConfig:
     loss_block_size: int = _number(0, 0, 2**31 - 1)
     evaluate_every: int = _number(0, 0, 1_000_000)
     resume: bool | None = None
-    checkpoint_every: int = _number(10, 1, 1_000_000)
-    checkpoint_minutes: float = _number(10.0, 0.0, 1e6)
+    checkpoint_every: int = _number(0, 0, 1_000_000)
+    checkpoint_minutes: float = _number(2.0, 0.0, 1e6)
     keep_checkpoints: int = _number(3, 1, 1000)
     worker_timeout: int = _number(600, 10, 1_000_000)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UsageError(ValueError):
     """Bad input: one line that says what was received and what is possible. The command line exits with 2."""
@@ -21,4 +23,5 @@ class Stopped(RuntimeError):
 def one_line(error: BaseException, limit: int | None = 200) -> str:
     """What an error says, in one line of at most `limit` characters; its type's name if it says nothing."""
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:limit]
+    text = re.sub(r"\{\{\w+ [^{}]*\}\}", "", str(text))  # TensorFlow's node, which can be all that fits
+    return " ".join(text.split())[:limit]

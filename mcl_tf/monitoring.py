@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mcl_tf.config import Config
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.optimizers import peak_learning_rate
 
 COLLAPSED = 0.99  # mean cosine of different instances from which on an embedding counts as constant
@@ -22,6 +23,7 @@ _CURVES = {
     "without_partner": "partners/share_of_anchors_without",
 }
 _SCALARS_EVERY = 100  # steps between TensorBoard points within an epoch
+_FULL = (tf.errors.OpError, OSError)  # what a full or failing disk looks like
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -151,12 +153,56 @@ class ProgressReport(tf.keras.callbacks.Callback):
         self.bar.stop()
 
 
+class CurveFile:
+    """TensorBoard's events in a folder; a disk that does not take them is said once, and points are left out.
+
+    After a failure a new file is begun, since TensorFlow drops without a word all that would come behind a record
+    that was cut off; at most one a minute, each of which may stay empty.
+
+    Args:
+      folder: where the files go.
+      retry: seconds after a failure before the next attempt.
+    """
+
+    def __init__(self, folder: str, retry: float = 60.0):
+        self.folder, self.retry = folder, retry
+        self.writer: tf.summary.SummaryWriter | None = None
+        self.failed_at: float | None = None
+
+    def write(self, step: int, points: dict) -> None:
+        """One point a curve, on the disk when this returns."""
+        if self.failed_at is not None and time.monotonic() - self.failed_at < self.retry:
+            return
+        try:
+            self.writer = self.writer or tf.summary.create_file_writer(self.folder)
+            with self.writer.as_default(step=step):
+                try:
+                    for name, value in points.items():
+                        tf.summary.scalar(name, value)
+                    self.writer.flush()
+                except _FULL:
+                    self.close()  # or leaving `with` would fail again and leave its writer the default one
+                    raise
+            self.failed_at = None
+        except _FULL as error:
+            if self.failed_at is None:
+                said = one_line(error, 300)  # the file's name comes first
+                say(f"Warning: {self.folder} takes no curves for TensorBoard ({said}); the run goes on without.")
+            self.writer, self.failed_at = None, time.monotonic()
+
+    def close(self) -> None:
+        """Lets the file go; all that could be written is on the disk already."""
+        with contextlib.suppress(*_FULL):
+            if self.writer is not None:
+                self.writer.close()
+
+
 class TensorBoardScalars(tf.keras.callbacks.Callback):
     """Losses, similarities, learning rate and throughput under `<directory>/train`, by step."""
 
     def __init__(self, directory: str, schedule, batch_size: int):
         super().__init__()
-        self.writer = tf.summary.create_file_writer(f"{directory}/train")
+        self.file = CurveFile(f"{directory}/train")
         self.schedule = schedule
         self.batch_size = batch_size
         self.last: tuple[int, float] | None = None
@@ -171,17 +217,16 @@ class TensorBoardScalars(tf.keras.callbacks.Callback):
     def write(self, logs):
         """Writes one point of every curve; an epoch's figures are means since its beginning."""
         step, now = step_of(self.model), time.perf_counter()
-        with self.writer.as_default(step=step):
-            for name, value in (logs or {}).items():
-                tf.summary.scalar(_CURVES.get(name, f"loss/{name}"), value)
-            tf.summary.scalar("training/learning_rate", self.schedule(step))
-            if self.last is not None and step > self.last[0]:
-                rate = (step - self.last[0]) * self.batch_size / (now - self.last[1])
-                tf.summary.scalar("training/pictures_per_second", rate)
+        points = {_CURVES.get(name, f"loss/{name}"): value for name, value in (logs or {}).items()}
+        points["training/learning_rate"] = self.schedule(step)
+        if self.last is not None and step > self.last[0]:
+            rate = (step - self.last[0]) * self.batch_size / (now - self.last[1])
+            points["training/pictures_per_second"] = rate
+        self.file.write(step, points)
         self.last = (step, now)
 
     def on_train_end(self, logs=None):
-        self.writer.close()
+        self.file.close()
 
 
 class PeriodicEvaluation(tf.keras.callbacks.Callback):
@@ -189,14 +234,12 @@ class PeriodicEvaluation(tf.keras.callbacks.Callback):
 
     def __init__(self, directory: str, evaluate, every: int):
         super().__init__()
-        self.writer = tf.summary.create_file_writer(f"{directory}/evaluation")
+        self.file = CurveFile(f"{directory}/evaluation")
         self.evaluate = evaluate
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        with self.writer.as_default(step=step_of(self.model)):
-            for name, value in self.evaluate().items():
-                tf.summary.scalar(f"evaluation/{name}", value)
-        self.writer.flush()
+        figures = {f"evaluation/{name}": value for name, value in self.evaluate().items()}
+        self.file.write(step_of(self.model), figures)

@@ -38,7 +38,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 @functools.lru_cache(maxsize=1)  # the collectives of a process can be configured once
 def _multi_worker(description: str) -> tf.distribute.Strategy:
     cluster = check_cluster(description)
-    from tensorflow.python.eager import context  # the time after which a lost worker is noticed has no public name
+    # Private, since TensorFlow has no public name for how long workers wait for each other at the start and after
+    # which time a lost one is noticed; the strategy keeps a service that is configured already.
+    from tensorflow.python.eager import context
 
     jobs = [
         context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))

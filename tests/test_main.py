@@ -80,6 +80,49 @@ def test_a_bad_dataset_or_class_is_one_line_and_code_2(arguments, received, tmp_
     assert not (tmp_path / "run").exists()
 
 
+CLUSTER = '"cluster": {"worker": ["localhost:1", "localhost:2"]}'
+WRONG_CLUSTERS = {
+    "none": (None, "no TF_CONFIG"),
+    "not JSON": ("{not JSON", "{not JSON, which is not JSON"),
+    "no task": (f"{{{CLUSTER}}}", "no task of type and index"),
+    "no cluster": ('{"task": {"type": "worker", "index": 0}}', "no cluster of workers"),
+    "index": (
+        f'{{{CLUSTER}, "task": {{"type": "worker", "index": 2}}}}',
+        "the task worker 2, which the cluster does",
+    ),
+    "type": (
+        f'{{{CLUSTER}, "task": {{"type": "boss", "index": 0}}}}',
+        "the task boss 0, which the cluster does not",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CLUSTERS)
+def test_a_wrong_tf_config_is_one_line_and_code_2(name, tmp_path, monkeypatch, capfd):
+    from absl.testing import flagsaver
+
+    import main
+
+    description, received = WRONG_CLUSTERS[name]
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if description:
+        monkeypatch.setenv("TF_CONFIG", description)
+    monkeypatch.chdir(tmp_path)
+    with flagsaver.flagsaver():
+        code = main.main(["main.py", "--dataset=digits", "--strategy=multi_worker", "--run_dir=run"])
+    assert code == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("--strategy=multi_worker reads TF_CONFIG, for example {")
+    assert f"Received: {received}" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_tf_config_ends_the_process_so(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{not JSON")
+    assert "which is not JSON" in refused(run("--dataset=digits", "--strategy=multi_worker"))
+
+
 @pytest.mark.parametrize("preset", sorted((ROOT / "flags" / "presets").glob("*.flags")), ids=lambda p: p.stem)
 def test_presets_hold_flags_that_exist(preset):
     # A flag that is not there ends the command before any training; one in the preset would be named first.

@@ -1,6 +1,8 @@
 """What a training says of itself."""
 
+import contextlib
 import math
+import resource
 import types
 
 import pytest
@@ -104,3 +106,65 @@ def test_evaluation_comes_every_few_epochs(tmp_path):
         callback.model.optimizer.iterations = epoch
         callback.on_epoch_end(epoch)
     assert read_scalars(tmp_path / "evaluation")["evaluation/one_view"] == [(1, 0.5), (3, 0.75)]
+
+
+@contextlib.contextmanager
+def disk_with(folder, left):
+    """Within, no file grows beyond the size of those in the folder and `left` bytes more, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = max((path.stat().st_size for path in folder.glob("*")), default=0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("left", [0, 1, 50, 120])  # so that a record is cut off within its length, header, data
+def test_a_full_disk_is_said_once_and_curves_come_back_when_it_has_room(left, tmp_path, said):
+    folder = tmp_path / "train"
+    file = monitoring.CurveFile(str(folder), retry=0.0)
+    with tf.summary.create_file_writer(str(tmp_path / "other")).as_default(step=5):
+        file.write(1, {"loss": 1.0})
+        with disk_with(folder, left):
+            for step in range(2, 5):
+                file.write(step, {"loss": 1.0, "more": 2.0, "even_more": 3.0})
+        for step in range(7, 9):
+            file.write(step, {"loss": step / 8})
+        file.close()
+        tf.summary.scalar("theirs", 0.5)  # the caller's own writer and step are as before
+    assert len(said) == 1
+    assert "takes no curves for TensorBoard" in said[0]
+    assert "File too large" in said[0]
+    assert "\n" not in said[0]
+    assert "{{" not in said[0]
+    points = []
+    for number, path in enumerate(folder.glob("*")):  # each alone: names of one second tell no order
+        alone = tmp_path / str(number)
+        alone.mkdir()
+        path.rename(alone / path.name)
+        points += read_scalars(alone).get("loss", [])
+    assert set(points) >= {(1, 1.0), (7, 7 / 8), (8, 1.0)}
+    assert read_scalars(tmp_path / "other") == {"theirs": [(5, 0.5)]}
+
+
+def test_a_training_goes_on_when_tensorboard_has_no_place(tmp_path, said):
+    (tmp_path / "train").write_text("a file where the folder should be")
+    callback = with_model(monitoring.TensorBoardScalars(tmp_path, lambda step: 0.1, batch_size=8))
+    for epoch in range(3):
+        callback.on_epoch_end(epoch, {"loss": 3.0})
+    callback.on_train_end()
+    assert len(said) == 1
+    assert f"{tmp_path / 'train'} takes no curves" in said[0]
+
+
+def test_after_a_failure_it_waits_before_the_next_attempt(tmp_path, said):
+    (tmp_path / "train").write_text("a file where the folder should be")
+    file = monitoring.CurveFile(str(tmp_path / "train"), retry=1e6)
+    file.write(1, {"loss": 1.0})
+    (tmp_path / "train").unlink()
+    file.write(2, {"loss": 1.0})
+    assert not (tmp_path / "train").exists()
+    file.retry = 0.0
+    file.write(3, {"loss": 1.0})
+    assert read_scalars(tmp_path / "train") == {"loss": [(3, 1.0)]}

@@ -272,6 +272,29 @@ def test_no_resume_refuses_a_directory_with_checkpoints(trained):
         make_trainer(trained, resume=False).fit()
 
 
+@pytest.mark.parametrize(
+    ("options", "due"),
+    [
+        # Steps of 25 seconds, two an epoch: 2 minutes are over with the fifth step after a checkpoint.
+        ({}, [5, 10, 15]),
+        ({"checkpoint_minutes": 0.0}, []),
+        ({"checkpoint_minutes": 0.0, "checkpoint_every": 4}, [8, 16]),
+        ({"checkpoint_minutes": 5.0, "checkpoint_every": 4}, [8, 16]),
+        ({"checkpoint_minutes": 2.5, "checkpoint_every": 4}, [6, 8, 14, 16]),
+    ],
+)
+def test_checkpoints_are_due_by_the_clock_and_by_epochs(options, due, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
+    times, found = checkpoints.SavingTimes(Config().replace(**options).run), []
+    for step in range(1, 19):
+        now += 25.0
+        if times.due(None if step % 2 else step // 2):
+            found.append(step)
+            times.done()
+    assert found == due
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_so_many_checkpoints_are_kept(keep, tmp_path):
     make_trainer(tmp_path, checkpoint_every=1, keep_checkpoints=keep).fit()
