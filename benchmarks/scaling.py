@@ -1,75 +1,72 @@
-"""Step time with 1, 2 and 4 logical CPUs at one global batch, and the share of a run that checkpoints take, of a
-short one too.
+"""`scaling`: the step on 1, 2 and 4 logical CPUs at one global batch, and the share that checkpoints take of a run.
 
-    python -m benchmarks.scaling --batch_size=32
-
-One process takes strategies of one size only, so that every number of devices has a process of its own; they
-take turns, and the medians of all their steps are printed. Logical CPUs share the machine's cores, so that more of
-them cannot be faster there. What they take more is not batch normalisation's exchange: with the fused kernel and
-every replica's own moments instead, a step was 3 to 4 % shorter (2 and 4 logical CPUs on two cores).
+One process takes strategies of one size only, so that every number of devices has a process of its own; they take
+turns. Logical CPUs share the machine's cores: more of them cannot be faster there, and what they take more is the
+price of replicas. It is not batch normalisation's exchange: with the fused kernel and every replica's own moments
+instead, a step was 4 % shorter.
 """
 
-import argparse
-import multiprocessing
-import os
+from __future__ import annotations
+
 import statistics
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from benchmarks import subjects
+from benchmarks.measure import Row, in_a_process
+
+STEPS = 10
 
 
-def measure(replicas: int, batch_size: int, steps: int, results) -> None:
-    """Puts (seconds of every step, seconds of every save) into a queue."""
+def rows(repeats: int = 3):
+    """Yields the rows."""
+    found: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    for _ in range(repeats):
+        for replicas, medians in found.items():
+            medians.append(1000 * in_a_process(step_seconds, replicas))
+    for replicas in (2, 4):
+        ratio = statistics.median(a / b for a, b in zip(found[replicas], found[1], strict=True))
+        medians = (statistics.median(found[count]) for count in (replicas, 1))
+        yield Row(f"scaling {replicas} replicas", "step on so many logical CPUs / on one", *medians, "ms", ratio)
+    whole, saves = in_a_process(short_run)
+    what = "checkpoints of the demo / its whole training"
+    yield Row("scaling checkpoints", what, saves, whole, "s", saves / whole, at_most=0.02)
+
+
+def step_seconds(replicas: int) -> float:
+    """The median of some steps of the small encoder, 256 views."""
     import numpy as np
+
+    from mcl_tf.training import Trainer  # isort: skip - before TensorFlow
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    from mcl_tf.config import Config
-    from mcl_tf.training import Trainer
 
     class Clock(tf.keras.callbacks.Callback):
         """Notes when steps end."""
 
-        def __init__(self):
-            super().__init__()
-            self.ends = []
+        ends: list[float] = []
 
         def on_train_batch_end(self, batch, logs=None):
             self.ends.append(time.perf_counter())
 
-    config = Config().replace(
-        encoder="small",
-        batch_size=batch_size,
-        epochs=1,
-        max_steps=steps + 2,
-        strategy="mirrored" if replicas > 1 else "auto",
+    config = subjects.configuration("small").replace(
+        epochs=1, max_steps=STEPS + 2, strategy="mirrored" if replicas > 1 else "auto"
     )
-    shape = ((steps + 2) * batch_size, 32, 32, 3)
-    pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    pictures = subjects.pictures((STEPS + 2) * config.training.batch_size)
     clock = Clock()
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(config, pictures, np.zeros(len(pictures), np.int32), directory)
-        trainer.fit([clock])
-        saves = []
-        for _ in range(5):
-            trainer.step += 1
-            start = time.perf_counter()
-            trainer.save()
-            saves.append(time.perf_counter() - start)
-    results.put((np.diff(clock.ends)[1:].tolist(), saves))
+    Trainer(config, pictures, np.zeros(len(pictures), np.int32)).fit([clock])
+    return float(np.median(np.diff(clock.ends)[1:]))
 
 
-def short_run(results) -> None:
-    """Puts (seconds of the demo's training, seconds of its saves) into a queue."""
+def short_run() -> tuple[float, float]:
+    """(seconds of the demo's training, seconds of its checkpoints)."""
     from mcl_tf.config import Config
     from mcl_tf.data.protocols import build_task
     from mcl_tf.training import Trainer
 
-    config = Config().replace(
-        dataset="digits", encoder="small", batch_size=32, epochs=40, learning_rate=0.1, crop_min_area=0.4
-    )
+    config = Config().replace(encoder="small", batch_size=32, epochs=40, learning_rate=0.1, crop_min_area=0.4)
     task, saves = build_task(config.data, ""), []
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(config, task.train, task.train_labels, directory)
@@ -77,53 +74,11 @@ def short_run(results) -> None:
 
         def timed(*arguments):
             start = time.perf_counter()
-            save(*arguments)
+            saved = save(*arguments)
             saves.append(time.perf_counter() - start)
+            return saved
 
         trainer.store.save = timed
         start = time.perf_counter()
         trainer.fit()
-        results.put((time.perf_counter() - start, saves))
-
-
-def in_process(context, side, *arguments):
-    """What a function puts into a queue, in a process of its own."""
-    results = context.Queue()
-    process = context.Process(target=side, args=(*arguments, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"{side.__name__}{arguments} ended with code {process.exitcode}")
-    return results.get()
-
-
-def main() -> None:
-    """Measures and prints one line for every number of devices."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures; each becomes 8 views")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    times, saves = {1: [], 2: [], 4: []}, []
-    for _ in range(options.rounds):
-        for replicas in times:
-            found, saved = in_process(context, measure, replicas, options.batch_size, options.steps)
-            times[replicas] += found
-            saves += saved if replicas == 1 else []
-    medians = {replicas: statistics.median(found) for replicas, found in times.items()}
-    for replicas, median in medians.items():
-        print(
-            f"{replicas} logical CPUs: {median * 1000:.0f} ms a step, {median / medians[1]:.2f} of one; "
-            f"{os.cpu_count()} cores"
-        )
-    from mcl_tf.config import RunConfig
-
-    save, minutes = statistics.median(saves), RunConfig().checkpoint_minutes
-    print(f"A checkpoint takes {save * 1000:.0f} ms: {100 * save / (60 * minutes):.3f} % of {minutes:g} minutes")
-    whole, saves = in_process(context, short_run)
-    print(f"The demo's training of {whole:.1f} s saves {len(saves)} times: {100 * sum(saves) / whole:.2f} % of it")
-
-
-if __name__ == "__main__":
-    main()
+        return time.perf_counter() - start, sum(saves)
