@@ -88,9 +88,25 @@ def _kind(contents):
     return kind
 
 
+def decode_one(contents):
+    """One picture at its own size: string [] -> uint8 [h, w, 3]; an operation in it fails where there is none."""
+    kind = _kind(contents)
+    fits = tf.reduce_prod(_sides(contents, kind)) <= MAX_PIXELS
+    with tf.control_dependencies([tf.debugging.Assert((kind < _NO_FORMAT) & fits, ["no picture"])]):
+        return _pixels(tf.identity(contents), kind)
+
+
 def _decode_one(contents, kind, size):
     """A picture uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
-    sides = tf.switch_case(
+    sides = _sides(contents, kind)
+    wanted = (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS)
+    picture = lambda: views.prepare(_pixels(contents, kind)[None], size)[0]  # noqa: E731
+    return tf.cond(wanted, picture, lambda: _nothing(size)[0]), sides
+
+
+def _sides(contents, kind):
+    """Height and width, int64 [2], from the header; 0 where it does not say them."""
+    return tf.switch_case(
         kind,
         [
             lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64),
@@ -103,15 +119,11 @@ def _decode_one(contents, kind, size):
         ],
     )
 
-    def picture():
-        def usual():
-            return tf.io.decode_image(contents, channels=3, expand_animations=False)
 
-        decoded = tf.cond(kind == 3, lambda: _decode_bmp(contents), usual)
-        return views.prepare(tf.ensure_shape(decoded, [None, None, 3])[None], size)[0]
-
-    wanted = (kind < _NO_FORMAT) & (sides[0] * sides[1] <= MAX_PIXELS)
-    return tf.cond(wanted, picture, lambda: _nothing(size)[0]), sides
+def _pixels(contents, kind):
+    """uint8 [h, w, 3]."""
+    usual = lambda: tf.io.decode_image(contents, channels=3, expand_animations=False)  # noqa: E731
+    return tf.ensure_shape(tf.cond(kind == 3, lambda: _decode_bmp(contents), usual), [None, None, 3])
 
 
 def _number(contents, places, width, big_endian=False):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data.protocols import choose_size, read_pictures
+from mcl_tf.data.protocols import at_size, choose_size, read_pictures
 from mcl_tf.errors import UsageError
 
 _FORM = "Pictures must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Dataset of such"
@@ -111,7 +111,7 @@ def scoring_batches(images, batch_size: int, size: int) -> Iterator:
     if isinstance(images, tf.data.Dataset):
 
         def picture_alone(picture, *_):
-            return views.prepare(picture[None], size)[0]
+            return at_size(picture, size)
 
         pictures = _unbatched(images).map(picture_alone, tf.data.AUTOTUNE, deterministic=True)
         yield from pictures.batch(batch_size).prefetch(2)
