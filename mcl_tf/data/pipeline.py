@@ -85,5 +85,10 @@ def _shuffle(place, seed: int, number, last):
     """The place [b] in 0 to `last` after the permutation of a seed and a number [1] or [b]."""
     # The key is drawn: the shuffle takes small numbers such as (seed, epoch) for nearly the same key.
     draw = lambda one: random_bits([3], tf.stack([tf.constant(seed, tf.int64), one]))  # noqa: E731
-    keys = draw(number[0]) if number.shape[0] == 1 else tf.map_fn(draw, number, fn_output_signature=tf.int32)
+    if number.shape[0] == 1:
+        keys = draw(number[0])
+    else:
+        # The loop is what costs here, and a batch holds few different numbers: mostly one or two a class.
+        different, places = tf.unique(number)
+        keys = tf.gather(tf.map_fn(draw, different, fn_output_signature=tf.int32), places)
     return tf.raw_ops.RandomIndexShuffle(index=place, seed=keys, max_index=last, rounds=4)
