@@ -48,10 +48,9 @@ def training_batches(
         return tf.gather(pictures, chosen), tf.gather(labels, chosen)
 
     pieces = tf.data.Dataset.range(first_step * count, np.iinfo(np.int64).max // batch_size)
-    # Balanced batches take longer to choose; the order is the same.
-    return (
-        pieces.map(gather, 2 if balanced else None, deterministic=True).prefetch(2 * count).with_options(_OPTIONS)
-    )
+    # Balanced batches take longer to choose: two at a time, in the same order.
+    batches = pieces.map(gather, 2, deterministic=True) if balanced else pieces.map(gather)
+    return batches.prefetch(2 * count).with_options(_OPTIONS)
 
 
 def _shuffled_rows(count: int, batch_size: int, seed: int):
