@@ -49,9 +49,16 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
+        print(f"Stopped; {_how_to_go_on()}", file=sys.stderr)
         return 130
     return 0
+
+
+def _how_to_go_on() -> str:
+    """What a user may do after Ctrl-C; a training that had begun has said more by itself."""
+    if absl_flags.FLAGS.is_parsed() and absl_flags.FLAGS.mode == "score":
+        return "what is scored is in --output: the same command with --resume goes on from there"
+    return "the same command goes on from the newest checkpoint, if there is one"
 
 
 def import_tensorflow_quietly() -> None:

@@ -1,4 +1,4 @@
-"""`scaling`: the step on 1, 2 and 4 logical CPUs at one global batch, and the share that checkpoints take of a run.
+"""`scaling`: the step on 1, 2 and 4 logical CPUs at one global batch, and the share of checkpoints in a short run.
 
 One process takes strategies of one size only, so that every number of devices has a process of its own; they take
 turns. Logical CPUs share the machine's cores: more of them cannot be faster there, and what they take more is the

@@ -35,7 +35,7 @@ def figures(is_anomaly, scores) -> dict[str, float]:
 
 def write_scores(path, identifiers, labels, is_anomaly, scores) -> None:
     """Writes one row a test picture: id, label, is_anomaly (0 or 1), score."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "is_anomaly", "score"])
         for row in zip(identifiers, labels, is_anomaly, scores, strict=True):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from mcl_tf import evaluation
 from mcl_tf.config import Config
+from mcl_tf.data import folders
 from mcl_tf.data.protocols import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError
@@ -22,6 +23,7 @@ from mcl_tf.monitoring import (
     ProgressReport,
     TensorBoardScalars,
     say,
+    tracked,
 )
 from mcl_tf.scoring import self_ensemble
 from mcl_tf.strategies import is_chief, make_strategy
@@ -51,7 +53,7 @@ def run(config: Config) -> dict:
     """Trains, scores the test split once and exports.
 
     Args:
-      config: everything; an empty `run_dir` is `runs/<dataset>-<normal>`.
+      config: everything; an empty `run_dir` is `runs/<dataset>-<normal>`, of a folder its last part.
 
     Returns:
       What `metrics.json` holds; nothing on a worker that is not the chief.
@@ -62,7 +64,7 @@ def run(config: Config) -> dict:
     config = with_run_directory(config)
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
-    task = build_task(config.data, config.run.data_dir)
+    task = build_task(config.data, config.run.data_dir, tracked)
     directory = claim_directory(config, write=chief)
     if chief:
         describe(config, task)
@@ -94,7 +96,9 @@ def with_run_directory(config: Config) -> Config:
     """The configuration with `run_dir` filled in."""
     if config.run.run_dir:
         return config
-    return config.replace(run_dir=f"runs/{config.data.dataset}-{'+'.join(config.data.normal)}")
+    name = config.data.dataset
+    name = folders.folder_name(name) if folders.is_folder(name) else name
+    return config.replace(run_dir=f"runs/{name}-{'+'.join(config.data.normal)}")
 
 
 def claim_directory(config: Config, write: bool = True) -> pathlib.Path:

@@ -22,6 +22,39 @@ def rng():
 
 
 @pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory):
+    """A folder of pictures of many kinds and sizes: class `good` (train and test, green), `cut` (test, red).
+
+    There are 8 pictures of `good` for training, two in a folder below it, 3 for the test, and 2 of `cut`; hidden
+    files and files that are no pictures lie among them.
+    """
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures") / "bottle"
+
+    def put(name, mode="RGB", size=(24, 20), colour=(20, 200, 20)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).convert(mode).save(path)
+
+    for place, ending in enumerate(("png", "JPG", "bmp", "gif", "jpeg", "PNG")):
+        put(f"train/good/{place}.{ending}", size=(24 + place, 20 + 3 * place))
+    put("train/good/deep er/6.png", "RGBA")
+    put("train/good/deep er/7.png", "LA")
+    for place in range(3):
+        put(f"test/good/{place}.png", "P" if place else "RGB")
+    for name in ("test/cut/ü, 1.jpg", "test/cut/0/9.png"):
+        put(name, colour=(200, 20, 20))
+    for name in ("train/good/Thumbs.db", "train/good/.DS_Store", "train/good/.0.png", "test/cut/notes.txt"):
+        (folder / name).write_bytes(b"no picture")
+    put("train/.hidden/0.png")
+    put("ground_truth/cut/0.png")
+    (folder / "train" / "a class without pictures").mkdir()
+    (folder / "train" / "good" / "a folder.png").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A prepared set of TensorFlow Datasets, `tiny_pictures`: 30 train and 12 test pictures of 3 colours.
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -195,3 +196,70 @@ def test_a_loss_that_is_not_finite_is_one_line_and_keeps_the_checkpoint(tmp_path
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "is not finite" in result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(("mode", "advice"), [("score", "--resume goes on"), ("train", "newest checkpoint")])
+def test_ctrl_c_says_how_to_go_on(mode, advice):
+    code = (
+        "import sys, main, mcl_tf.files, mcl_tf.experiment\n"
+        "def interrupted(config): raise KeyboardInterrupt\n"
+        "mcl_tf.files.score_files = mcl_tf.experiment.run = interrupted\n"
+        f"sys.exit(main.main(['main.py', '--mode={mode}']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 130
+    assert advice in result.stderr.splitlines()[-1]
+
+
+# A folder of one's own pictures
+
+
+@pytest.mark.parametrize(
+    ("dataset", "normal", "expected"),
+    [
+        ("cifar10", ("0", "1"), "runs/cifar10-0+1"),
+        ("mnist_corrupted/identity", ("0",), "runs/mnist_corrupted/identity-0"),
+        ("{here}/bottle/", ("good",), "runs/bottle-good"),
+        ("{here}/../{name}/bottle/.", ("good",), "runs/bottle-good"),
+        (".", ("good",), f"runs/{ROOT.name}-good"),
+    ],
+)
+def test_the_run_directory_is_named_after_the_dataset(dataset, normal, expected, tmp_path, monkeypatch):
+    from mcl_tf.config import Config
+    from mcl_tf.experiment import with_run_directory
+
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "bottle").mkdir()
+    dataset = dataset.format(here=tmp_path, name=tmp_path.name)
+    assert with_run_directory(Config().replace(dataset=dataset, normal=normal)).run.run_dir == expected
+
+
+def test_a_bad_folder_is_one_line_and_code_2(picture_folder, tmp_path):
+    folder = shutil.copytree(picture_folder, tmp_path / "set")
+    command = (f"--dataset={folder}", "--normal=good", f"--run_dir={tmp_path / 'run'}")
+    for name in ("train/good/4.jpeg", "test/cut/ü, 1.jpg"):
+        contents = (folder / name).read_bytes()
+        (folder / name).write_bytes(contents[: len(contents) // 2])
+    line = refused(run(*command))
+    assert line.startswith(f"{folder}/train/good/4.jpeg is a JPEG that cannot be decoded")
+    assert "1 more file" in line
+    shutil.rmtree(folder / "train")
+    assert "no train folder" in refused(run(*command))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_main_job_on_a_folder(picture_folder, tmp_path):
+    command = (f"--dataset={picture_folder}", "--normal=good", *QUICK, "--batch_size=4", "--image_size=16")
+    result = run(*command, f"--run_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = {row["id"]: (row["label"], row["is_anomaly"]) for row in csv.DictReader(file)}
+    assert rows == {
+        "test/cut/0/9.png": ("cut", "1"),
+        "test/cut/ü, 1.jpg": ("cut", "1"),
+        **{f"test/good/{place}.png": ("good", "0") for place in range(3)},
+    }
+    # As with every other dataset, the sizes chosen and the options given are on record.
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(picture_folder)
+    assert json.loads((tmp_path / "detector" / "config.json").read_text())["image_size"] == 16

@@ -1,8 +1,12 @@
 """Which picture plays which part."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
+from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.protocols import build_task, choose_size, parse_classes
 from mcl_tf.data.sources import load_source
@@ -95,3 +99,119 @@ def test_training_pictures_come_in_the_same_order_each_time(tiny_dataset):
     config = DataConfig(dataset="tiny_pictures", normal=("0",))
     first, second = (build_task(config, tiny_dataset).train for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+# Folders of pictures
+
+
+def folder_copy(picture_folder, tmp_path):
+    return shutil.copytree(picture_folder, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("normal", ["good", "1"])
+def test_a_folder_gives_paths_as_identifiers(picture_folder, normal):
+    task = build_task(DataConfig(dataset=str(picture_folder), normal=(normal,)))
+    assert task.train.shape == (8, 24, 24, 3)  # the first picture's longer side
+    test = [row[1:] for row in task.test.as_numpy_iterator()]
+    assert [(bool(is_anomaly), identifier.decode(), name) for is_anomaly, identifier, name in test] == [
+        (True, "test/cut/0/9.png", b"cut"),
+        (True, "test/cut/ü, 1.jpg", b"cut"),
+        *((False, f"test/good/{place}.png", b"good") for place in range(3)),
+    ]
+
+
+def test_a_folders_pictures_are_prepared_like_all_others(picture_folder):
+    task = build_task(DataConfig(dataset=str(picture_folder), normal=("good",), image_size=30))
+    decoded = load_source(str(picture_folder)).read("train", [1])
+    for mine, (picture, _) in zip(task.train, decoded, strict=True):
+        np.testing.assert_array_equal(mine, views.prepare(picture[None], 30)[0])
+
+
+def test_another_folder_holds_the_anomalies_and_needs_no_training_pictures(picture_folder, tmp_path):
+    other = folder_copy(picture_folder, tmp_path)
+    shutil.rmtree(other / "train")
+    config = DataConfig(dataset=str(picture_folder), normal=("all",), anomaly_dataset=str(other))
+    with pytest.raises(UsageError, match="Possible for --normal: 1 good. Received: 0 cut"):
+        build_task(config)
+    task = build_task(dataclasses.replace(config, normal=("good",)))
+    rows = [
+        (identifier.decode(), bool(is_anomaly)) for _, is_anomaly, identifier, _ in task.test.as_numpy_iterator()
+    ]
+    assert len(dict(rows)) == 10
+    assert dict(rows)["test/good/0.png"] is False
+    assert dict(rows)[f"{other}/test/good/0.png"] is True
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ("test/good", {}, r"no normal pictures \(good\)"),
+        ("test/cut", {"normal": ("good",)}, "no anomaly"),  # then there is no other class at all
+        (
+            None,
+            {"normal": ("0",)},
+            "no train pictures of this class. Possible for --normal: 1 good. Received: 0 cut",
+        ),
+        (None, {"normal": ("purple",)}, "Possible: 0 cut, 1 good or all"),
+    ],
+)
+def test_a_folder_without_what_the_task_needs_is_refused(picture_folder, tmp_path, missing, options, message):
+    folder = folder_copy(picture_folder, tmp_path)
+    if missing:
+        shutil.rmtree(folder / missing)
+    with pytest.raises(UsageError, match=message):
+        build_task(DataConfig(**{"dataset": str(folder), "normal": ("good",), **options}))
+
+
+def test_a_test_folder_without_anomalies_is_refused(picture_folder, tmp_path):
+    folder = folder_copy(picture_folder, tmp_path)
+    (folder / "test" / "cut").rename(folder / "train" / "cut")
+    config = DataConfig(dataset=str(folder), normal=("good",))
+    with pytest.raises(UsageError, match="no pictures of other classes, and there is no --anomaly_dataset in"):
+        build_task(config)
+    assert len(build_task(dataclasses.replace(config, anomaly_dataset=str(picture_folder))).train) == 8
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (["train/good/3.gif"], "train/good/3.gif is a GIF that cannot be decoded.*kind$"),
+        (
+            ["test/good/1.png", "test/cut/0/9.png"],
+            r"test/cut/0/9.png is a PNG.*\(and 1 more file cannot be read\)$",
+        ),
+        (
+            ["train/good/2.bmp", "test/good/1.png", "test/cut/0/9.png"],
+            r"2.bmp is a BMP.*\(and 2 more files cannot be",
+        ),
+    ],
+)
+def test_damaged_files_are_named_before_the_training(picture_folder, tmp_path, damaged, message):
+    folder = folder_copy(picture_folder, tmp_path)
+    for name in damaged:
+        (folder / name).write_bytes((folder / name).read_bytes()[:50])
+    with pytest.raises(UsageError, match=message) as error:
+        build_task(DataConfig(dataset=str(folder), normal=("good",)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"), [(b"", "is empty"), (b"<svg/>", "is no picture of a known format")]
+)
+def test_a_file_with_the_wrong_name_is_named(picture_folder, tmp_path, contents, message):
+    folder = folder_copy(picture_folder, tmp_path)
+    (folder / "train" / "good" / "0.png").write_bytes(contents)  # the first one: its size is asked for, too
+    with pytest.raises(UsageError, match=f"train/good/0.png {message}"):
+        build_task(DataConfig(dataset=str(folder), normal=("good",)))
+
+
+def test_reading_can_be_watched(picture_folder):
+    seen = []
+
+    def watch(batches, what):
+        for batch in batches:
+            seen.append(what)
+            yield batch
+
+    build_task(DataConfig(dataset=str(picture_folder), normal=("good",)), watch=watch)
+    assert set(seen) == {"Reading pictures", "Checking test pictures"}

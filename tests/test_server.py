@@ -23,8 +23,9 @@ from mcl_tf.config import ServingConfig
 SERVING = pathlib.Path(__file__).resolve().parent.parent / "serving"
 BINARY = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
 
-# Names, numbers and types of the fields of two messages that tensorflow-serving-api does not ship
-# (tensorflow_serving/config/monitoring_config.proto, servables/tensorflow/session_bundle_config.proto).
+# Names, numbers and types of the fields of two messages that tensorflow-serving-api does not ship, compared with
+# tensorflow_serving/config/monitoring_config.proto and servables/tensorflow/session_bundle_config.proto of
+# tensorflow/serving; no package that could stand beside TensorFlow has both.
 WRAPPED = ".google.protobuf.Int64Value"
 MESSAGES = {
     "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
@@ -87,6 +88,27 @@ def test_docker_compose_mounts_files_that_exist():
         assert re.search(rf"--\w+_file={target}\n", text)
     yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(text)["services"]["mcl"]["environment"] == {"MODEL_NAME": "mcl"}
+
+
+@pytest.mark.slow
+def test_embed_never_answers_not_a_number(tmp_path):
+    """The network itself is broken here: one weight of its first layer, as a damaged file would leave it."""
+    import test_export as export
+
+    import mcl_tf
+
+    detector = mcl_tf.AnomalyDetector(**{**export.OPTIONS, "epochs": 0}, serving_batch_sizes=(1,))
+    detector.fit(*export.tinted_pictures(24))
+    network = detector.scorer_.network
+    weights = network.get_weights()
+    pictures = tf.constant(export.mixed_pictures(2, 20, 26, 1))
+    whole = tf.saved_model.load(detector.export(tmp_path / "whole")).signatures["embed"]
+    assert np.isfinite(whole(images=pictures)["embedding"]).all()
+    weights[0].flat[0] = np.nan
+    network.set_weights(weights)
+    broken = tf.saved_model.load(detector.export(tmp_path / "broken")).signatures["embed"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no finite embedding for the picture at index"):
+        broken(images=pictures)
 
 
 @pytest.fixture(scope="module")

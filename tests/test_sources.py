@@ -1,7 +1,10 @@
 """Datasets: the embedded digits, a set of TensorFlow Datasets, and what is said of sets that are not there."""
 
+import os
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mcl_tf.data import sources
@@ -42,7 +45,7 @@ def test_tensorflow_datasets_brings_names_and_shape(tiny_dataset):
     assert source.picture_shape == (20, 20, 3)
 
 
-@pytest.mark.parametrize("name", ["cifar11", "no such set", "../digits", ""])
+@pytest.mark.parametrize("name", ["cifar11", "no such set", "no/such", ""])
 def test_an_unknown_dataset_is_refused_with_what_is_possible(name, tmp_path):
     with pytest.raises(UsageError, match="digits.*Received") as error:
         load_source(name, str(tmp_path))
@@ -67,3 +70,82 @@ def test_a_failing_download_is_one_line_that_says_what_to_do(tmp_path, monkeypat
     with pytest.raises(UsageError, match="no route.*--data_dir.*--dataset=digits") as error:
         load_source("mnist", str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+# Folders of pictures
+
+
+def test_a_folder_brings_names_and_the_first_pictures_shape(picture_folder):
+    source = load_source(str(picture_folder))
+    assert source.class_names == ("cut", "good")
+    assert source.picture_shape == (20, 24, 3)
+    paths, labels = source.folder.files["train"]
+    assert paths == [
+        "train/good/0.png",
+        "train/good/1.JPG",
+        "train/good/2.bmp",
+        "train/good/3.gif",
+        "train/good/4.jpeg",
+        "train/good/5.PNG",
+        "train/good/deep er/6.png",
+        "train/good/deep er/7.png",
+    ]
+    assert labels.tolist() == [1] * 8
+    assert source.folder.files["test"][1].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_folders_pictures_keep_their_sizes_and_have_three_channels(picture_folder):
+    source = load_source(str(picture_folder))
+    found = [picture for picture, _ in source.read("train", [1]).as_numpy_iterator()]
+    assert [picture.shape for picture in found[:6]] == [(20 + 3 * i, 24 + i, 3) for i in range(6)]
+    for picture in found[:7]:  # 4: what JPEG and a GIF's palette may round away
+        np.testing.assert_allclose(picture, np.broadcast_to([20, 200, 20], picture.shape), atol=4)
+    assert np.ptp(found[7]) == 0  # grey in all three channels
+    assert [label for _, label in source.read("test").as_numpy_iterator()] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", [".", "./bottle", "bottle"])
+def test_a_folder_is_found_from_where_one_stands(name, picture_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(picture_folder if name == "." else picture_folder.parent)
+    assert load_source(name, str(tmp_path)).class_names == ("cut", "good")
+
+
+@pytest.mark.parametrize("name", ["tiny_pictures", "digits"])
+def test_a_known_dataset_comes_before_a_folder_of_that_name(
+    name, tiny_dataset, picture_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).symlink_to(picture_folder)
+    assert load_source(name, tiny_dataset).folder is None
+    assert load_source(f"./{name}", tiny_dataset).folder is not None
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "There is no such folder.*Received: .*/set"),
+        ([""], "no train folder"),
+        (["train/a/1.png"], "no test folder"),
+        (["train/a/1.png", "test/a/1.tif"], r"no pictures \(.bmp, .*\) in the classes of test"),
+        (["train/1.png", "test/a/1.png"], "in the classes of train.*Possible: a folder DIR"),
+    ],
+)
+def test_a_folder_of_another_layout_is_refused(made, message, tmp_path):
+    for name in made:
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"") if path.suffix else path.mkdir(exist_ok=True)
+    with pytest.raises(UsageError, match=message) as error:
+        load_source(str(tmp_path / "set"))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_utf8_are_read(tmp_path):
+    for split in ("train", "test"):
+        folder = os.path.join(os.fsencode(tmp_path), split.encode(), b"good")
+        os.makedirs(folder)
+        with open(os.path.join(folder, b"\xff.png"), "wb") as file:
+            file.write(tf.io.encode_png(np.zeros((3, 3, 3), np.uint8)).numpy())
+    source = load_source(str(tmp_path))
+    assert len(list(source.read("train"))) == 1
+    assert source.folder.identifiers() == [r"test/good/\udcff.png"]

@@ -86,6 +86,20 @@ def test_prepare_does_not_keep_the_aspect_ratio():
     assert (np.diff(found) >= 0).all()
 
 
+@pytest.mark.parametrize("sides", [(19, 19), (19, 40), (7, 19)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_prepare_is_the_same_where_the_size_shows_only_at_run_time(channels, sides, rng):
+    # There, no resizing stands in for resizing to the same size.
+    images = tf.constant(rng.integers(0, 256, (2, *sides, channels), dtype=np.uint8))
+    free = tf.function(
+        lambda x: views.prepare(x, 19), input_signature=[tf.TensorSpec([None, None, None, channels], tf.uint8)]
+    )
+    resized = tf.round(tf.image.resize(images[..., :3], (19, 19), antialias=True))
+    expected = np.broadcast_to(resized, (2, 19, 19, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(free(images), expected)
+    np.testing.assert_array_equal(views.prepare(images, 19), expected)
+
+
 def test_to_float():
     found = views.to_float(np.array([[[0, 51, 255]]], np.uint8))
     assert found.dtype == tf.float32

@@ -48,7 +48,9 @@ def training_batches(
         return tf.gather(pictures, chosen), tf.gather(labels, chosen)
 
     pieces = tf.data.Dataset.range(first_step * count, np.iinfo(np.int64).max // batch_size)
-    return pieces.map(gather).prefetch(2 * count).with_options(_OPTIONS)
+    # Balanced batches take longer to choose: two at a time, in the same order.
+    batches = pieces.map(gather, 2, deterministic=True) if balanced else pieces.map(gather)
+    return batches.prefetch(2 * count).with_options(_OPTIONS)
 
 
 def _shuffled_rows(count: int, batch_size: int, seed: int):
@@ -85,5 +87,10 @@ def _shuffle(place, seed: int, number, last):
     """The place [b] in 0 to `last` after the permutation of a seed and a number [1] or [b]."""
     # The key is drawn: the shuffle takes small numbers such as (seed, epoch) for nearly the same key.
     draw = lambda one: random_bits([3], tf.stack([tf.constant(seed, tf.int64), one]))  # noqa: E731
-    keys = draw(number[0]) if number.shape[0] == 1 else tf.map_fn(draw, number, fn_output_signature=tf.int32)
+    if number.shape[0] == 1:
+        keys = draw(number[0])
+    else:
+        # The loop is what costs here, and a batch holds few different numbers: mostly one or two a class.
+        different, places = tf.unique(number)
+        keys = tf.gather(tf.map_fn(draw, different, fn_output_signature=tf.int32), places)
     return tf.raw_ops.RandomIndexShuffle(index=place, seed=keys, max_index=last, rounds=4)

@@ -1,15 +1,17 @@
-"""Where pictures come from: scikit-learn's embedded digits and TensorFlow Datasets."""
+"""Where pictures come from: scikit-learn's embedded digits, folders and TensorFlow Datasets."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import logging
+import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.data import folders
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # some seconds; with the 10 of TensorFlow Datasets a missing network takes minutes to show
@@ -23,28 +25,39 @@ class Source:
     Attributes:
       name: the dataset's name.
       class_names: the name of every class number.
-      picture_shape: (height, width, channels); None where pictures differ.
+      picture_shape: (height, width, channels); None where pictures differ, the first picture's for a folder.
       read: (split, classes) -> `tf.data.Dataset` of (picture uint8 [h, w, c], class int64), always in the same
         order; split is "train" or "test"; classes, a list of numbers or None for all, selects pictures.
+      folder: the folder behind it, if there is one; its files can be damaged, and have names.
     """
 
     name: str
     class_names: tuple[str, ...]
     picture_shape: tuple[int | None, int | None, int]
     read: Callable[..., tf.data.Dataset]
+    folder: folders.Folder | None = None
 
 
-def load_source(name: str, data_dir: str = "") -> Source:
+def load_source(name: str, data_dir: str = "", splits=folders.SPLITS) -> Source:
     """Opens a dataset by name.
 
     Args:
-      name: "digits", or the name of an image-classification set of TensorFlow Datasets.
+      name: "digits", a folder (see `mcl_tf.data.folders`), or the name of an image-classification set of
+        TensorFlow Datasets, which comes before a folder of that bare name.
       data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
+      splits: those that are asked for.
 
     Raises:
       UsageError: the name is unknown, the set is not one of labelled pictures, or it cannot be had.
     """
-    return _digits() if name == "digits" else _tensorflow_datasets(name, data_dir)
+    if name == "digits":
+        return _digits()
+    if folders.is_folder(name):
+        return _folder(name, splits)
+    import tensorflow_datasets as tfds
+
+    builder = _find_builder(tfds, name, data_dir)
+    return _folder(name, splits) if builder is None else _tensorflow_datasets(tfds, builder, name, splits)
 
 
 def _digits() -> Source:
@@ -63,10 +76,12 @@ def _digits() -> Source:
     return Source("digits", tuple(str(name) for name in data.target_names), (8, 8, 1), read)
 
 
-def _tensorflow_datasets(name: str, data_dir: str) -> Source:
-    import tensorflow_datasets as tfds
+def _folder(name: str, splits) -> Source:
+    folder = folders.Folder(name, splits)
+    return Source(name, folder.class_names, folder.picture_shape(), folder.read, folder)
 
-    builder = _find_builder(tfds, name, data_dir)
+
+def _tensorflow_datasets(tfds, builder, name: str, splits) -> Source:
     features = builder.info.features
     label = features["label"] if "label" in features else None
     if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
@@ -75,7 +90,7 @@ def _tensorflow_datasets(name: str, data_dir: str) -> Source:
             f"Possible: sets whose features hold an image and a label. Received: {', '.join(features)}"
         )
     _prepare(builder)
-    missing = {"train", "test"} - set(builder.info.splits)
+    missing = set(splits) - set(builder.info.splits)
     if missing:
         raise UsageError(
             f"--dataset={name} has no {' and no '.join(sorted(missing))} split. "
@@ -99,15 +114,17 @@ def _tensorflow_datasets(name: str, data_dir: str) -> Source:
 
 
 def _find_builder(tfds, name, data_dir):
-    """The builder of a dataset, prepared or not."""
+    """The builder of a dataset, prepared or not; None if there is none and the name is a folder's."""
     try:
         return tfds.builder(name, data_dir=data_dir or None)
     except (ValueError, tfds.core.registered.DatasetNotFoundError):
+        if os.path.isdir(name):
+            return None
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=4) or ["digits", "cifar10", "cifar100", "mnist"]
         raise UsageError(
-            "Unknown dataset. Possible: digits, or an image-classification set of TensorFlow Datasets such as "
-            f"{', '.join(close)}. Received: {name}"
+            "Unknown dataset. Possible: digits, a folder of pictures, or an image-classification set of "
+            f"TensorFlow Datasets such as {', '.join(close)}. Received: {name}"
         ) from None
 
 
