@@ -36,9 +36,9 @@ def rows(repeats: int = 3):
 def step_seconds(replicas: int) -> float:
     """The median of some steps of the small encoder, 256 views."""
     import numpy as np
-
-    from mcl_tf.training import Trainer  # isort: skip - before TensorFlow
     import tensorflow as tf
+
+    from mcl_tf.training import Trainer
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
