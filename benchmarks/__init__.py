@@ -4,4 +4,4 @@ Every row is a ratio of two sides of one run that take turns. A module here has 
 them; `python -m benchmarks --only=step` runs those of `benchmarks/step.py`, each module in a process of its own.
 """
 
-import mcl_tf  # noqa: F401 - before TensorFlow, as in main.py, so that it takes the same kernels
+import mcl_tf  # noqa: F401 - before TensorFlow, so that it takes the same kernels as in main.py

@@ -85,8 +85,8 @@ def assert_same(expected, found, weights, losses, gradients):
             np.testing.assert_allclose(b[name], a[name], rtol=relative, atol=absolute, err_msg=name)
 
 
-# Seen: losses to 2e-6, gradients to 1.2e-5; one ReLU that jumps is worth 6e-4 of a gradient.
-IN_FLOAT32 = dict(weights=1e-4, losses=1e-5, gradients=1e-3)
+# Seen: losses to 2e-6, gradients to 1.2e-5; one ReLU that jumps was worth up to 1.8e-3 of a gradient.
+IN_FLOAT32 = dict(weights=1e-4, losses=1e-5, gradients=5e-3)
 IN_FLOAT64 = dict(weights=1e-10, losses=1e-12, gradients=1e-10)  # seen: 2e-14, 2e-16, 6e-14
 
 
