@@ -45,9 +45,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="names with commas: " + ", ".join(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=0, help="rounds of every benchmark; 0 for its own number")
     parser.add_argument("--json", default="", help="file for the table as JSON")
-    parser.add_argument(
-        "--onednn", action="store_true", help="with the kernels of main.py --onednn"
-    )
+    parser.add_argument("--onednn", action="store_true", help="with the kernels of main.py --onednn")
     options = parser.parse_args()
     names = options.only.split(",")
     unknown = [name for name in names if name not in BENCHMARKS]
