@@ -1,6 +1,6 @@
 """One table of all benchmarks:
 
-python -m benchmarks                        all, a quarter of an hour on two cores
+python -m benchmarks                        all, about half an hour on two cores
 python -m benchmarks --only=step,loss       some of them
 python -m benchmarks --json=benchmarks.json the same, and as JSON
 """
