@@ -17,26 +17,41 @@ def rows(repeats: int = 9):
         yield duration(f"loss {views} views", what, found, "loss", "product", **aim)
 
 
-def sides(views: int):
-    """(losses with gradient, product with gradient) of random projections."""
+def both_losses(views: int, block_size: int = 0):
+    """A function of random projections that gives both losses' sum and its gradient, and the projections.
+
+    With `block_size`, the losses are computed in blocks of so many anchors.
+    """
     import tensorflow as tf
 
-    from mcl_tf import losses
+    from mcl_tf import losses, losses_blocked
 
     instances = views // 2
     x = tf.random.stateless_normal([2, instances, DIMENSION], [0, 1])
     labels, rotations = tf.zeros([instances], tf.int32), tf.range(instances) % 4
     partners = losses.sample_partners(labels, rotations, [0, 1])
-    cotangent = tf.random.stateless_normal([views, views], [0, 2])
-    mask = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
+    facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
+    compute = losses.anchor_losses
+    if block_size:
+        compute, facts["block_size"] = losses_blocked.anchor_losses, block_size
 
     @tf.function(autograph=False)
     def both(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            ccm, spa = losses.anchor_losses(losses.normalize(x), labels, rotations, partners, **mask)
+            ccm, spa = compute(losses.normalize(x), labels, rotations, partners, **facts)
             loss = tf.reduce_mean(ccm) + tf.reduce_mean(spa)
         return loss, tape.gradient(loss, x)
+
+    return both, x
+
+
+def sides(views: int):
+    """(losses with gradient, product with gradient) of random projections."""
+    import tensorflow as tf
+
+    both, x = both_losses(views)
+    cotangent = tf.random.stateless_normal([views, views], [0, 2])
 
     @tf.function(autograph=False)
     def product(x):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import resource
 
-from benchmarks import step, subjects
+from benchmarks import loss, step, subjects
 from benchmarks.measure import Row, in_a_process
 
-VIEWS, DIMENSION, BLOCK = 16384, 128, 512
+VIEWS, BLOCK = 16384, 512
 PICTURES = (1_000, 100_000)
 
 
@@ -36,30 +36,10 @@ def peak() -> float:
 
 def of_loss(block_size: int) -> float:
     """MiB of loss and gradient beyond the start; `block_size` 0 for all at once."""
-    import tensorflow as tf
-
-    from mcl_tf import losses, losses_blocked
-
-    instances = VIEWS // 2
-    x = tf.random.stateless_normal([2, instances, DIMENSION], [0, 1])
-    labels, rotations = tf.zeros([instances], tf.int32), tf.range(instances) % 4
-    partners = losses.sample_partners(labels, rotations, [0, 1])
-    facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
-    compute = losses.anchor_losses
-    if block_size:
-        compute, facts["block_size"] = losses_blocked.anchor_losses, block_size
-
-    @tf.function(autograph=False)
-    def gradient(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            ccm, spa = compute(losses.normalize(x), labels, rotations, partners, **facts)
-            loss = tf.reduce_mean(ccm) + tf.reduce_mean(spa)
-        return tape.gradient(loss, x)
-
-    gradient.get_concrete_function(x)
+    both, x = loss.both_losses(VIEWS, block_size)
+    both.get_concrete_function(x)
     before = peak()
-    gradient(x).numpy()
+    both(x)[1].numpy()
     return peak() - before
 
 

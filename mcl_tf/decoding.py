@@ -115,51 +115,36 @@ def _number(headers, place: int, width: int, big_endian=False):
 
 def decode_one(contents):
     """One picture at its own size: string [] -> uint8 [h, w, 3]; an operation in it fails where there is none."""
-
-    def other():
-        headers = _headers(contents[None])
-        kind = _kinds(headers)[0]
-        return _checked(contents, kind, _sides(headers)[0, kind])
-
-    # Most files are JPEG, which need no look into the header.
-    magic = FORMATS[_JPEG][1]
-    is_jpeg = tf.strings.substr(contents, 0, len(magic)) == magic
-    return tf.cond(is_jpeg, lambda: _checked(contents, _JPEG, _jpeg_sides(contents)), _apart(other))
-
-
-def _checked(contents, kind, sides):
-    fits = (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS)
-    with tf.control_dependencies([tf.debugging.Assert(fits, ["no picture"])]):
+    headers = _headers(contents[None])
+    kind = _kinds(headers)[0]
+    sides = _own_sides(contents, kind, _sides(headers)[0])
+    with tf.control_dependencies([tf.debugging.Assert(_is_wanted(kind, sides), ["no picture"])]):
         return _pixels(tf.identity(contents), kind)
 
 
 def _decode_one(contents, kind, sides, size):
     """A picture uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
-    sides = tf.cond(kind == _JPEG, lambda: _jpeg_sides(contents), lambda: sides[kind])
-    wanted = (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS)
+    sides = _own_sides(contents, kind, sides)
     picture = lambda: views.prepare(_pixels(contents, kind)[None], size)[0]  # noqa: E731
-    return tf.cond(wanted, picture, lambda: _nothing(size)[0]), sides
+    return tf.cond(_is_wanted(kind, sides), picture, lambda: _nothing(size)[0]), sides
 
 
-def _jpeg_sides(contents):
-    return tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+def _own_sides(contents, kind, sides):
+    """A picture's sides int64 [2] out of those by format [5, 2]; a JPEG is looked through for them."""
+    return tf.cond(
+        kind == _JPEG, lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), lambda: sides[kind]
+    )
+
+
+def _is_wanted(kind, sides):
+    return (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS)
 
 
 def _pixels(contents, kind):
     """uint8 [h, w, 3]."""
-
-    def usual():
-        return tf.io.decode_image(contents, channels=3, expand_animations=False)
-
-    if isinstance(kind, int):
-        return tf.ensure_shape(usual(), [None, None, 3])
-    pixels = tf.cond(kind == _BMP, _apart(lambda: _decode_bmp(contents)), usual)
+    usual = lambda: tf.io.decode_image(contents, channels=3, expand_animations=False)  # noqa: E731
+    pixels = tf.cond(kind == _BMP, lambda: _decode_bmp(contents), usual)
     return tf.ensure_shape(pixels, [None, None, 3])
-
-
-def _apart(branch):
-    """A rare branch as one operation: those of a branch that is not taken cost their time all the same."""
-    return tf.function(branch, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def _decode_bmp(contents):

@@ -25,3 +25,8 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
     text = re.sub(r"\{\{\w+ [^{}]*\}\}", "", str(text))  # TensorFlow's node, which can be all that fits
     return " ".join(text.split())[:limit]
+
+
+def printable(name: str) -> str:
+    """A file's name as text of one line; names of files need not be UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")

@@ -19,7 +19,7 @@ import tensorflow as tf
 from mcl_tf import decoding, versions
 from mcl_tf.card import read_card
 from mcl_tf.config import Config
-from mcl_tf.errors import UsageError, one_line
+from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.monitoring import progress, say
 
 COLUMNS = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
@@ -65,7 +65,7 @@ def score_files(config: Config) -> int:
     scored = len(left) - len(bad)
     say(f"{scored} files scored into {options.output}, {len(files) - len(left)} were there, {len(bad)} unreadable")
     for name, reason in bad:
-        say(f"  {_printable(name)} {reason}")
+        say(f"  {printable(name)} {reason}")
     if len(bad) == len(files):
         raise UsageError(
             f"None of the {len(files)} files of --images={options.images} is a picture that can be read"
@@ -248,7 +248,3 @@ def _parse_json(line):
 
 def _same_file(name, output):
     return os.path.exists(output) and os.path.realpath(name) == os.path.realpath(output)
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")

@@ -167,10 +167,9 @@ def _log_sum_exp(anchor, z, same_view, cross_view, shifted: bool):
 
     @tf.custom_gradient
     def of_views(anchor, z):
-        sums, shifts, slopes = zip(
-            *(_exponentials(anchor[v], z, (same_view, cross_view)[:: 1 - 2 * v], shifted) for v in range(2)),
-            strict=True,
-        )
+        factors = ((same_view, cross_view), (cross_view, same_view))
+        found = [_exponentials(anchor[v], z, factors[v], shifted) for v in range(2)]
+        sums, shifts, slopes = zip(*found, strict=True)
 
         def gradient(upstream):
             weights = (upstream / tf.stack(sums))[..., None]

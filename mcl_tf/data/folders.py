@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mcl_tf import decoding
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
@@ -180,8 +180,3 @@ def _reason(path) -> str:
         return f"cannot be read: {error.strerror}"
     explain = tf.function(lambda encoded: decoding.decode(encoded, 1)[1])
     return explain(tf.constant([contents])).numpy()[0].decode() or "cannot be decoded"
-
-
-def printable(path: str) -> str:
-    """A path as text; names of files need not be UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
