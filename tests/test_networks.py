@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mcl_tf import networks
 from mcl_tf.config import ModelConfig
 from mcl_tf.networks import build_encoder, build_projection_head
 from mcl_tf.normalization import SynchronizedBatchNormalization
@@ -36,6 +37,40 @@ def test_resnets_have_the_published_sizes(name, size, dimension, count):
 def test_small_grows_with_width_and_takes_any_size(width, dimension, size):
     encoder, _ = parameters("small", size, width)
     assert encoder(tf.zeros((2, size, size, 3))).shape == (2, dimension)
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 8, 12])
+def test_gradients_are_those_of_float64(name, channels, rng, monkeypatch):
+    """Some kernels of oneDNN are wrong for few channels, by half of the gradient, and otherwise in every run."""
+    # Only convolutions may err so; the fused normalisation has no float64.
+    monkeypatch.setattr(networks, "SynchronizedBatchNormalization", lambda: tf.keras.layers.Activation("linear"))
+    config = ModelConfig(encoder=name, width=channels / {"small": 16, "resnet18": 64}[name])
+    encoder = build_encoder(config, 16)
+    images = rng.uniform(0.0, 1.0, (8, 16, 16, 3))
+    first, again = gradients(encoder, images.astype(np.float32)), gradients(encoder, images.astype(np.float32))
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float64")
+    try:
+        precise = build_encoder(config, 16)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    precise.set_weights(encoder.get_weights())
+    for a, b, expected in zip(first, again, gradients(precise, images), strict=True):
+        np.testing.assert_array_equal(b, a)
+        np.testing.assert_allclose(a, expected, rtol=0.0, atol=1e-4 * np.abs(expected).max())  # seen: 2e-6
+
+
+def gradients(encoder, images):
+    """Of the squared length of the embeddings, by weight."""
+
+    @tf.function(autograph=False)
+    def run():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(encoder(images, training=False) ** 2)
+        return tape.gradient(loss, encoder.trainable_variables)
+
+    return [gradient.numpy() for gradient in run()]
 
 
 def test_the_projection_head_has_one_hidden_layer():
