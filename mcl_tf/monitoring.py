@@ -86,12 +86,27 @@ class FiniteLoss(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            rate = peak_learning_rate(self.config.training)
-            raise UsageError(
-                f"The loss is not finite ({loss}) at step {step_of(self.model)}; stopped, the last good "
-                f"checkpoint is kept. Try a smaller --learning_rate (now {rate:g}) "
-                f"or a larger --temperature (now {self.config.loss.temperature:g})"
-            )
+            raise not_finite(f"loss is not finite ({loss})", step_of(self.model), self.config)
+
+
+def check_weights(model, config: Config) -> None:
+    """Refuses weights that are not all finite numbers: the loss may be one even so.
+
+    A ReLU gives 0 for not-a-number in some of TensorFlow's kernels, oneDNN's among them.
+    """
+    for weight in model.trainable_variables:
+        if not tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(weight))):
+            name = getattr(weight, "path", weight.name)
+            raise not_finite(f"weight {name} is not finite", step_of(model), config)
+
+
+def not_finite(what: str, step: int, config: Config) -> UsageError:
+    """The error of a training that has diverged."""
+    return UsageError(
+        f"The {what} at step {step}; stopped, the last good checkpoint is kept. Try a smaller --learning_rate "
+        f"(now {peak_learning_rate(config.training):g}) or a larger --temperature "
+        f"(now {config.loss.temperature:g})"
+    )
 
 
 class CollapseWarning(tf.keras.callbacks.Callback):

@@ -21,7 +21,7 @@ from mcl_tf.data.pipeline import training_batches
 from mcl_tf.errors import Stopped, UsageError
 from mcl_tf.interruptions import StopSignals, lost_workers
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.monitoring import FiniteLoss, RunningMeans, say
+from mcl_tf.monitoring import FiniteLoss, RunningMeans, check_weights, say
 from mcl_tf.precision import compiles, precision_policy, with_loss_scaling
 from mcl_tf.strategies import any_worker, is_chief, local_replicas, make_strategy
 from mcl_tf.views import ROTATIONS
@@ -174,7 +174,7 @@ class Trainer:
           The trained model; with `ema`, its weights are their moving averages.
 
         Raises:
-          UsageError: the loss is not finite; the checkpoints stay as they were before.
+          UsageError: the loss or a weight is not finite; the checkpoints stay as they were before.
           Stopped: a signal, or another worker's end, stopped it; what was saved can be gone on with.
         """
         self.restore()
@@ -217,7 +217,10 @@ class Trainer:
                 callbacks.on_epoch_end(epoch, logs)
             last = self.step == self.total_steps or self.model.stop_training
             stop = stop_together(signals.received is not None) and not last
-            if self.store is not None and (saving.due(epoch + 1 if ended else None) or last or stop):
+            due = self.store is not None and (saving.due(epoch + 1 if ended else None) or stop)
+            if due or last:
+                check_weights(self.model, self.config)
+            if self.store is not None and (due or last):
                 self.save()
                 saving.done()
             if stop:

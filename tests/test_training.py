@@ -83,7 +83,7 @@ def said(monkeypatch):
     [
         {},
         {"ema": 0.9, "warmup_epochs": 1.5, "clip_norm": 0.5, "decay_exclusions": True, "balanced_batches": True},
-        {"precision": "float16", "loss_block_size": 6},
+        pytest.param({"precision": "float16", "loss_block_size": 6}, marks=loss_scaling),
     ],
     ids=lambda options: ",".join(options) or "default",
 )
@@ -293,6 +293,30 @@ def test_checkpoints_are_due_by_the_clock_and_by_epochs(options, due, monkeypatc
             found.append(step)
             times.done()
     assert found == due
+
+
+class Break(tf.keras.callbacks.Callback):
+    """Makes a weight not-a-number after a step; some kernels' ReLU makes 0 of it, and the loss stays a number."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step -= 1
+        if self.step == 0:
+            kernel = self.model.trainable_variables[0]
+            kernel.assign(tf.fill(kernel.shape, np.nan))
+
+
+@pytest.mark.parametrize("into", ["run_dir", None])
+def test_weights_that_are_not_finite_are_no_result(into, tmp_path):
+    options = dict(directory=tmp_path, checkpoint_every=1) if into else {}
+    trainer = make_trainer(**options)
+    with pytest.raises(UsageError, match="not finite.*--learning_rate"):
+        trainer.fit([Break(7)])
+    if into:
+        assert trainer.store.steps() == [5]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
