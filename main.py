@@ -33,8 +33,6 @@ def main(arguments: list[str]) -> int:
             print(__doc__, *(absl_flags.FLAGS.module_help(module) for module in MODULES), sep="\n")
             return 0
         config = config_from_flags()
-        if config.run.onednn:
-            os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # TensorFlow reads it when it is imported
         import_tensorflow_quietly()
         if config.run.mode == "score":
             from mcl_tf.files import score_files

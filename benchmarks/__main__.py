@@ -45,7 +45,6 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="names with commas: " + ", ".join(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=0, help="rounds of every benchmark; 0 for its own number")
     parser.add_argument("--json", default="", help="file for the table as JSON")
-    parser.add_argument("--onednn", action="store_true", help="with the kernels of main.py --onednn")
     options = parser.parse_args()
     names = options.only.split(",")
     unknown = [name for name in names if name not in BENCHMARKS]
@@ -54,8 +53,6 @@ def main() -> int:
     if options.repeats < 0:
         parser.error(f"--repeats must be at least 0. Received: {options.repeats}")
 
-    if options.onednn:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     facts = machine()
     print("; ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows, failures = [], {}

@@ -13,8 +13,6 @@ define(
     strategy="Devices: `auto` mirrors over all GPUs, or takes the one device there is; `mirrored` also over "
     "logical CPUs; `multi_worker` joins the machines of TF_CONFIG; `tpu` takes the TPUs there are.",
     jit_compile="Compile the training step with XLA: `auto` does on a single GPU.",
-    onednn="TensorFlow's oneDNN kernels on a CPU: training on two cores with AVX2 takes half the time, but a run "
-    "that was stopped goes on to rounding, not to the bit.",
     loss_block_size="Anchors (views) a block of the loss, whose matrices are computed again in the backward pass: "
     "less memory for the same figures. 0 for all at once.",
     evaluate_every="Epochs between evaluations for TensorBoard on a thousand test pictures; nothing is chosen by "

@@ -114,7 +114,6 @@ class RunConfig:
     data_dir: str = ""
     strategy: str = _choice("auto", "auto", "one_device", "mirrored", "multi_worker", "tpu")
     jit_compile: str = _choice("auto", "auto", "on", "off")
-    onednn: bool = False
     loss_block_size: int = _number(0, 0, 2**31 - 1)
     evaluate_every: int = _number(0, 0, 1_000_000)
     resume: bool | None = None
