@@ -20,13 +20,14 @@ _ENCODERS = {
     "resnet34": ((3, 4, 6, 3), 64, False),
     "resnet50": ((3, 4, 6, 3), 64, True),
 }
+_BLOCK = 16  # channels that oneDNN takes at once, 8 with AVX2
 
 
 def _convolution(x, channels, kernel, strides=1, activation=True):
     """Convolution, synchronised batch normalisation, and ReLU if asked for."""
-    if kernel == 1 and strides > 1:
-        # The same, and right with oneDNN, whose gradient of a strided 1x1 convolution is wrong below 8 channels
-        # and differs from run to run (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    if kernel == 1 and strides > 1 and x.shape[-1] < _BLOCK:
+        # The same, slower, and right with oneDNN, whose gradient of a strided 1x1 convolution of fewer channels
+        # than its block is wrong and differs from run to run (https://github.com/uxlfoundation/oneDNN/issues/6035).
         x, strides = x[:, ::strides, ::strides, :], 1
     x = layers.Conv2D(channels, kernel, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = SynchronizedBatchNormalization()(x)
