@@ -96,9 +96,8 @@ def _resampling(size: int, fraction, offset, mirror):
     target = (tf.range(size, dtype=tf.float32) + 0.5) * fraction[:, None] - 0.5
     source = start[:, None] + tf.clip_by_value(target, 0.0, tf.maximum(window[:, None] - 1.0, 0.0))
     source = tf.minimum(source, size - 1.0)  # a window of less than a pixel may begin beyond the last centre
-    pixels = tf.range(size, dtype=tf.float32)
-    pixels = tf.where(mirror[:, None], size - 1.0 - pixels, pixels)
-    return tf.maximum(1.0 - tf.abs(source[:, :, None] - pixels[:, None, :]), 0.0)
+    source = tf.where(mirror[:, None], size - 1.0 - source, source)
+    return tf.nn.relu(1.0 - tf.abs(source[:, :, None] - tf.range(size, dtype=tf.float32)))
 
 
 def jitter_colours(lines, draws, config: AugmentationConfig):
@@ -110,7 +109,7 @@ def jitter_colours(lines, draws, config: AugmentationConfig):
     before, after, hue = _colour_maps(draws, config)
     (a, s, k), (a2, s2, k2) = before, after
     height, width = lines.shape[1], lines.shape[3]
-    channels = [tf.reshape(channel, [-1, height * width]) for channel in tf.unstack(lines, axis=2)]
+    channels = [tf.reshape(lines[:, :, channel], [-1, height * width]) for channel in range(3)]
     value, chroma, shares = _turn_hue(channels, hue)
     luma, turned_luma = _luma(channels), value - chroma * _luma(shares)
     mean = tf.reduce_mean(luma, axis=1, keepdims=True)
@@ -118,10 +117,9 @@ def jitter_colours(lines, draws, config: AugmentationConfig):
     constant = (a2 + s2) * k * mean + k2 * mean_before
     grey = (a2 * a) * value + (s2 * a) * turned_luma + ((a2 + s2) * s) * luma + constant
     coloured = (a2 * a) * chroma
-    colours = tf.stack([grey - coloured * share for share in shares])
+    colours = tf.minimum(tf.nn.relu(tf.stack([grey - coloured * share for share in shares])), 1.0)
     # Stacking along the last axis would take several times as long.
-    colours = tf.raw_ops.ClipByValue(t=tf.transpose(colours, (1, 2, 0)), clip_value_min=0.0, clip_value_max=1.0)
-    return tf.reshape(colours, [-1, height, width, 3])
+    return tf.reshape(tf.transpose(colours, (1, 2, 0)), [-1, height, width, 3])
 
 
 # A colour map (a, s, k) stands for  y = a x + s luma(x) + k mean(luma(x)),  a, s, k float32 [n, 1]; brightness,

@@ -126,7 +126,9 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
     labels, rotations = tf.convert_to_tensor(labels), tf.convert_to_tensor(rotations)
     instances = tf.shape(z)[1]
     rows = tf.range(instances) if anchors is None else anchors
-    anchor, partner_rows = tf.gather(z, rows, axis=1), tf.gather(partners, rows)
+    # All anchors in order need no gather, whose gradient is slow.
+    anchor = z if anchors is None else tf.gather(z, rows, axis=1)
+    partner_rows = tf.gather(partners, rows)
     has_partner = partner_rows >= 0
     factor = class_conditional_mask(
         labels, rotations, alpha=alpha, beta=beta, temperature=temperature, anchors=rows
@@ -138,8 +140,12 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
     rest = _log_sum_exp(anchor, z, same_view, cross_view, shifted)
 
     # The three special pairs of anchor (v, i): its other view, and its partner in the same view.
-    other_view = tf.reduce_sum(anchor * tf.gather(z[::-1], rows, axis=1), -1)
-    attracted = tf.reduce_sum(anchor * tf.gather(z, tf.maximum(partner_rows, 0), axis=1), -1)
+    other_view = tf.reduce_sum(anchor[0] * anchor[1], -1)
+    other_view = tf.stack([other_view, other_view])
+    places = tf.maximum(partner_rows, 0)
+    both_views = tf.reshape(z, [2 * instances, -1])
+    partner = tf.gather(both_views, tf.stack([places, places + instances]))
+    attracted = tf.reduce_sum(anchor * partner, -1)
     other_view = tf.maximum(other_view, MIN_SIMILARITY) / temperature
     attracted = tf.maximum(attracted, MIN_SIMILARITY)
     repelled, attracted = alpha * attracted, attracted / temperature

@@ -161,7 +161,7 @@ class MaskedContrastiveModel(tf.keras.Model):
             alpha=config.alpha,
             beta=1.0 / config.temperature if config.beta is None else config.beta,
             temperature=config.temperature,
-            anchors=replicas.index * size + tf.range(size),
+            anchors=None if replicas.count == 1 else replicas.index * size + tf.range(size),
         )
         ccm = tf.reduce_sum(ccm) / tf.cast(2 * tf.size(labels), tf.float32)
         spa = tf.math.divide_no_nan(tf.reduce_sum(spa), losses.count_anchors(partners))
