@@ -53,15 +53,20 @@ class Row:
 
 
 def times(sides: dict[str, Callable], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of every side in every round; all sides take turns within a round."""
+    """Seconds of every side in every round; all sides take turns within a round, in one order and the other."""
     found: dict[str, list[float]] = {side: [] for side in sides}
-    for round_ in range(warm_up + repeats):
-        gc.collect()
-        for side, call in sides.items():
-            start = time.perf_counter()
-            call()
-            if round_ >= warm_up:  # the first rounds trace and fill caches
-                found[side].append(time.perf_counter() - start)
+    gc.collect()
+    gc.disable()  # a collection empties the caches for the side that happens to come next
+    try:
+        for round_ in range(warm_up + repeats):
+            order = list(sides) if round_ % 2 else list(sides)[::-1]
+            for side in order:
+                start = time.perf_counter()
+                sides[side]()
+                if round_ >= warm_up:  # the first rounds trace and fill caches
+                    found[side].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
     return found
 
 
