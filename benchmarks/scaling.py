@@ -62,11 +62,14 @@ def step_seconds(replicas: int) -> float:
 
 def short_run() -> tuple[float, float]:
     """(seconds of the demo's training, seconds of its checkpoints)."""
-    from mcl_tf.config import Config
+    from absl import flags
+
+    from flags import config_from_flags
     from mcl_tf.data.protocols import build_task
     from mcl_tf.training import Trainer
 
-    config = Config().replace(encoder="small", batch_size=32, epochs=40, learning_rate=0.1, crop_min_area=0.4)
+    flags.FLAGS(["benchmarks", "--flagfile=flags/presets/demo.flags"])
+    config = config_from_flags()
     task, saves = build_task(config.data, ""), []
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(config, task.train, task.train_labels, directory)

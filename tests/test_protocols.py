@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data.protocols import build_task, choose_size, parse_classes
+from mcl_tf.data.protocols import build_task, choose_size, parse_classes, read_pictures
 from mcl_tf.data.sources import load_source
 from mcl_tf.errors import UsageError
 
@@ -215,3 +216,28 @@ def test_reading_can_be_watched(picture_folder):
 
     build_task(DataConfig(dataset=str(picture_folder), normal=("good",)), watch=watch)
     assert set(seen) == {"Reading pictures", "Checking test pictures"}
+
+
+@pytest.mark.parametrize("known", [tf.data.experimental.UNKNOWN_CARDINALITY, 150])
+def test_pictures_are_read_whole_whether_their_number_is_known_or_not(known, rng):
+    """150 are more than two batches."""
+    pictures = rng.integers(0, 256, (150, 16, 16, 3), dtype=np.uint8)
+    dataset = tf.data.Dataset.from_tensor_slices((pictures, np.arange(150)))
+    if known != 150:
+        dataset = dataset.filter(lambda *_: True)
+    assert int(dataset.cardinality()) == known
+    found, labels = read_pictures(dataset, 16)
+    np.testing.assert_array_equal(found, pictures)
+    np.testing.assert_array_equal(labels, np.arange(150))
+    alone, nothing = read_pictures(dataset.map(lambda picture, _: picture), 16)
+    np.testing.assert_array_equal(alone, pictures)
+    assert nothing is None
+
+
+@pytest.mark.parametrize("count", [0, tf.data.experimental.UNKNOWN_CARDINALITY])
+def test_an_empty_dataset_is_refused(count):
+    dataset = tf.data.Dataset.from_tensor_slices(np.zeros((3, 16, 16, 3), np.uint8))
+    dataset = dataset.take(0) if count == 0 else dataset.filter(lambda _: False)
+    assert int(dataset.cardinality()) == count
+    with pytest.raises(UsageError, match="no pictures.*empty dataset"):
+        read_pictures(dataset, 16)

@@ -37,7 +37,6 @@ class Task:
       train: uint8 [n, s, s, 3], normal pictures of the train split.
       train_labels: int32 [n], numbers into `class_names`.
       test: (picture uint8 [s, s, 3], is_anomaly bool, id string, class name string), the whole test split.
-      sizes: numbers of train, normal test and anomalous test pictures, where known.
     """
 
     class_names: tuple[str, ...]
@@ -174,9 +173,25 @@ def read_pictures(dataset: tf.data.Dataset, size: int, watch=_unwatched):
     def prepare(picture, *label):
         return (views.prepare(picture[None], size)[0], *label)
 
-    batches = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True).batch(_READ_AT_ONCE)
-    batches = list(watch(batches.as_numpy_iterator(), "Reading pictures"))
-    if not batches:
+    prepared = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
+    batches = watch(prepared.batch(_READ_AT_ONCE).as_numpy_iterator(), "Reading pictures")
+    columns = _joined(batches, int(prepared.cardinality()))
+    if not len(columns[0]):
         raise UsageError("There are no pictures. Received: an empty dataset")
-    columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
     return columns[0], columns[1] if len(columns) > 1 else None
+
+
+def _joined(batches, count: int) -> list[np.ndarray]:
+    """The columns of batches; in place where their number is known, for joining takes as long as decoding JPEG."""
+    if count < 0:
+        parts = list(batches)
+        return [np.concatenate(column) for column in zip(*parts, strict=True)] or [np.zeros(0)]
+    columns: list[np.ndarray] = [np.zeros(0)]
+    filled = 0
+    for batch in batches:
+        if not filled:
+            columns = [np.empty((count, *part.shape[1:]), part.dtype) for part in batch]
+        for column, part in zip(columns, batch, strict=True):
+            column[filled : filled + len(part)] = part
+        filled += len(batch[0])
+    return columns
