@@ -93,7 +93,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         **versions,
-        "oneDNN": "on" if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1" else "off",
+        "oneDNN": "on" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" else "off or as TensorFlow chooses",
     }
 
 

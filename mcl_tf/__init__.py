@@ -1,6 +1,7 @@
 """Image anomaly detection by masked contrastive learning and self-ensemble inference."""
 
 import os
+import platform
 from typing import TYPE_CHECKING
 
 from mcl_tf.version import __version__, check_installed_tensorflow, check_python
@@ -8,9 +9,10 @@ from mcl_tf.version import __version__, check_installed_tensorflow, check_python
 check_python()
 check_installed_tensorflow()
 
-# TensorFlow takes its faster oneDNN kernels of itself on the newest processors alone: a training step on two cores
-# with AVX2 took half the time with them. It reads this when it is imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if platform.machine() in ("x86_64", "AMD64"):
+    # TensorFlow takes its faster oneDNN kernels of itself on the newest processors alone: a training step on two
+    # cores with AVX2 took half the time with them. It reads this when it is imported.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from mcl_tf.config import Config  # noqa: E402 - after the checks, whose message is plainer than a syntax error
 from mcl_tf.errors import UsageError  # noqa: E402
