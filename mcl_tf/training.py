@@ -217,10 +217,8 @@ class Trainer:
                 callbacks.on_epoch_end(epoch, logs)
             last = self.step == self.total_steps or self.model.stop_training
             stop = stop_together(signals.received is not None) and not last
-            due = self.store is not None and (saving.due(epoch + 1 if ended else None) or stop)
-            if due or last:
+            if saving.due(epoch + 1 if ended else None) or last or stop:
                 check_weights(self.model, self.config)
-            if self.store is not None and (due or last):
                 self.save()
                 saving.done()
             if stop:
