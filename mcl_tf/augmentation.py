@@ -1,9 +1,8 @@
 """SimCLR's augmentation, batched, on the device, with stateless random numbers.
 
 Rotation, flip and random resized crop are two batched matrix products (`crop_and_resize` has no XLA kernel);
-brightness, contrast, saturation and greyscale are one affine map of the colours a picture, and the maps before and
-after the hue shift come to one (`jitter_colours`). On a CPU every pass over the pixels costs as much as the next,
-so there are few.
+brightness, contrast, saturation and greyscale are three factors a picture before the hue shift and three after it
+(`jitter_colours`). On a CPU every pass over the pixels costs as much as the next, so there are few.
 
 Reference: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020
 (arXiv:2002.05709), appendix A; torchvision's definitions of the colour factors.
@@ -42,8 +41,8 @@ def augment(images, rotations, *, seed, step, places, total, config: Augmentatio
       float32 [2 n, s, s, 3] in [0, 1]: the first views of all, then the second.
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    draws = uniform([total, 2, _DRAWS], key)
-    draws = tf.reshape(tf.transpose(tf.gather(draws, places), (1, 0, 2)), [-1, _DRAWS])
+    draws = tf.reshape(uniform([total, 2, _DRAWS], key), [-1, _DRAWS])
+    draws = tf.gather(draws, tf.concat([2 * places, 2 * places + 1], 0))
     # Both products of the crop are one matrix a picture in this order of the axes.
     upright, transposed = tf.transpose(images, (0, 1, 3, 2)), tf.transpose(images, (0, 2, 3, 1))
     count, instances = tf.shape(images)[0], tf.size(rotations)
@@ -103,63 +102,46 @@ def _resampling(size: int, fraction, offset, mirror):
 def jitter_colours(lines, draws, config: AugmentationConfig):
     """Colour jitter in random order, then greyscale: [n, h, 3, w] -> [n, h, w, 3] in [0, 1].
 
-    Values are clipped once, at the end. Turning the hue commutes with what comes before it: a factor, which is
-    never below 0, and an amount of grey a pixel. So the colours are read and written once.
+    Values are clipped once, at the end. A picture is the sum of its mean luma, of what its pixels' lumas differ
+    from that, and of what its colours differ from their pixels' lumas. Brightness, contrast, saturation and
+    greyscale do nothing but scale the three: only which of them come before the hue shift matters.
     """
-    before, after, hue = _colour_maps(draws, config)
-    (a, s, k), (a2, s2, k2) = before, after
+    before, after, shift = _scales(draws, config)
+    (chromas, lumas, means), (chromas2, lumas2, means2) = before, after
     height, width = lines.shape[1], lines.shape[3]
     channels = [tf.reshape(lines[:, :, channel], [-1, height * width]) for channel in range(3)]
-    value, chroma, shares = _turn_hue(channels, hue)
-    luma, turned_luma = _luma(channels), value - chroma * _luma(shares)
-    mean = tf.reduce_mean(luma, axis=1, keepdims=True)
-    mean_before = a * tf.reduce_mean(turned_luma, axis=1, keepdims=True) + (s + k) * mean
-    constant = (a2 + s2) * k * mean + k2 * mean_before
-    grey = (a2 * a) * value + (s2 * a) * turned_luma + ((a2 + s2) * s) * luma + constant
-    coloured = (a2 * a) * chroma
+    value, chroma, shares = _turn_hue(channels, shift)
+    luma, darker = _luma(channels), chroma * _luma(shares)
+    turned_luma = value - darker
+    mean, turned_mean = (tf.reduce_mean(x, axis=1, keepdims=True) for x in (luma, turned_luma))
+    # Scaled, a colour c is  chromas c + (lumas - chromas) luma + (means - lumas) mean;  of this the turn changes c
+    # alone, and then it is scaled again.
+    scale = chromas2 * chromas
+    mean_between = chromas * turned_mean + (means - chromas) * mean
+    constant = lumas2 * (means - lumas) * mean + (means2 - lumas2) * mean_between
+    greys = (lumas2 - chromas2) * chromas * turned_luma + lumas2 * (lumas - chromas) * luma + constant
+    grey, coloured = scale * value + greys, scale * chroma
     colours = tf.minimum(tf.nn.relu(tf.stack([grey - coloured * share for share in shares])), 1.0)
     # Stacking along the last axis would take several times as long.
     return tf.reshape(tf.transpose(colours, (1, 2, 0)), [-1, height, width, 3])
 
 
-# A colour map (a, s, k) stands for  y = a x + s luma(x) + k mean(luma(x)),  a, s, k float32 [n, 1]; brightness,
-# contrast and saturation take such a map to another one.
-
-
-def _colour_maps(draws, config: AugmentationConfig):
-    """The colour maps before and after the hue shift, and the shift [n, 1] in colour circles."""
+def _scales(draws, config: AugmentationConfig):
+    """Scales float32 [n, 1] of a picture's chroma, luma and mean before and after the hue shift, and the shift."""
     spread = 2.0 * draws[:, _FACTORS : _FACTORS + 4] - 1.0
     jitter = tf.cast(draws[:, _JITTER, None] < config.jitter_probability, tf.float32)
     factors = 1.0 + spread[:, :3] * 0.8 * config.strength * jitter  # brightness, contrast, saturation
-    hue = spread[:, 3:] * 0.2 * config.strength * jitter
-    order = tf.argsort(draws[:, _ORDER : _ORDER + 4], axis=1)  # order[:, t] is what comes t-th; 3 is hue
-    grey = tf.cast(draws[:, _GREY, None] < config.grey_probability, tf.float32)
+    shift = spread[:, 3:] * 0.2 * config.strength * jitter  # in colour circles
+    first = draws[:, _ORDER : _ORDER + 3] <= draws[:, _ORDER + 3 : _ORDER + 4]
+    kept = tf.cast(draws[:, _GREY, None] >= config.grey_probability, tf.float32)
 
-    nothing = tf.ones_like(hue)
-    before = after = (nothing, 0.0 * nothing, 0.0 * nothing)
-    hue_done = tf.zeros_like(hue, tf.bool)
-    for turn in range(4):
-        hue_done |= order[:, turn, None] == 3
-        chosen = tf.one_hot(order[:, turn], 3)
-        now = 1.0 + chosen * (factors - 1.0)
-        before = _blend(before, tf.where(hue_done, 1.0, now))
-        after = _blend(after, tf.where(hue_done, now, 1.0))
-    return before, _saturate(after, 1.0 - grey), hue
+    def parts(factors):
+        means, contrast, saturation = tf.split(factors, 3, axis=1)
+        lumas = means * contrast
+        return lumas * saturation, lumas, means
 
-
-def _blend(colour_map, factors):
-    """The map followed by brightness, contrast and saturation by `factors` [n, 3] (1 leaves it)."""
-    brightness, contrast, saturation = tf.split(factors, 3, axis=1)
-    a, s, k = (brightness * term for term in colour_map)
-    mean = a + s + k
-    a, s, k = contrast * a, contrast * s, contrast * k + (1.0 - contrast) * mean
-    return _saturate((a, s, k), saturation)
-
-
-def _saturate(colour_map, factor):
-    """The map followed by a blend with the greyscale picture; factor 0 leaves grey."""
-    a, s, k = colour_map
-    return factor * a, factor * s + (1.0 - factor) * (a + s), k
+    chromas, lumas, means = parts(tf.where(first, 1.0, factors))
+    return parts(tf.where(first, factors, 1.0)), (kept * chromas, lumas, means), shift
 
 
 def _luma(channels):
@@ -176,25 +158,30 @@ def shift_hue(channels, shift):
     Returns:
       The three planes.
     """
-    value, chroma, shares = _turn_hue(channels, shift)
-    return [value - chroma * share for share in shares]
+    half = (shift - tf.round(shift)) / 2.0
+    for _ in range(2):
+        value, chroma, shares = _turn_hue(channels, half)
+        channels = [value - chroma * share for share in shares]
+    return channels
 
 
 def _turn_hue(channels, shift):
-    """(value, chroma / 6, shares): the turned channels are value - chroma / 6 * share, shares in [0, 6]."""
+    """Turns the hue by at most a third of the circle, which is more than the jitter ever asks for.
+
+    Returns:
+      (value, chroma / 6, shares): the turned channels are value - chroma / 6 * share, shares in [0, 6].
+    """
     red, green, blue = channels
-    upper, lower = tf.maximum(green, blue), tf.minimum(green, blue)
-    value, lowest = tf.maximum(red, upper), tf.minimum(red, lower)
+    value, lowest = tf.maximum(red, tf.maximum(green, blue)), tf.minimum(red, tf.minimum(green, blue))
     chroma = value - lowest
     # From red the hue goes a sixth of the circle while one of the others rises to red, the next while red falls to
     # the third, the last while that one rises. No conditions: on a CPU they cost as much as all the rest.
-    sixths = (upper - lower) + (value - red) + 2.0 * (lower - lowest)
+    sixths = tf.add_n([green, blue, chroma]) - (red + lowest)
     side = tf.sign(green - blue + 1e-30)  # not 0, for cyan is half a circle away
-    hue = side * sixths * tf.math.divide_no_nan(1.0 / 6.0, chroma) + shift
+    hue = side * sixths * tf.math.divide_no_nan(6.0, chroma) + 36.0 * shift  # the circle has 36 units here
 
-    def share(opposite):
-        # Up to a sixth of the circle from its opposite colour a channel is value - chroma, from a third on value.
-        place = hue + opposite
-        return tf.nn.relu6(12.0 - 36.0 * tf.abs(place - tf.round(place)))
+    def share(away):
+        # Within a sixth of the circle around the opposite of its hue a channel is lowest, from a third on, highest.
+        return tf.nn.relu6(12.0 - tf.abs(tf.abs(away) - 18.0))
 
-    return value, chroma / 6.0, [share(0.5), share(1.0 / 6.0), share(-1.0 / 6.0)]
+    return value, chroma / 6.0, [share(hue), share(hue - 12.0), share(hue + 12.0)]
