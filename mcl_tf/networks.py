@@ -9,6 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mcl_tf.config import SMALL_PICTURE, ModelConfig
+from mcl_tf.convolution import Conv2D
 from mcl_tf.normalization import SynchronizedBatchNormalization
 
 layers = tf.keras.layers
@@ -29,7 +30,7 @@ def _convolution(x, channels, kernel, strides=1, activation=True):
         # The same, slower, and right with oneDNN, whose gradient of a strided 1x1 convolution of fewer channels
         # than its block is wrong and differs from run to run (https://github.com/uxlfoundation/oneDNN/issues/6035).
         x, strides = x[:, ::strides, ::strides, :], 1
-    x = layers.Conv2D(channels, kernel, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = Conv2D(channels, kernel, strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = SynchronizedBatchNormalization()(x)
     return layers.ReLU()(x) if activation else x
 

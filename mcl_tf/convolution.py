@@ -1,0 +1,151 @@
+"""The networks' convolution, by Winograd's minimal filtering where they train on a CPU.
+
+With oneDNN and AVX2 a training step is convolutions. A plain one takes 36 products where minimal filtering takes
+16, and the gradients of its filters run at half the rate of the rest; here all three passes are matrix products, at
+full rate. The results are no further from the exact ones than those of the plain sum.
+
+Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308),
+section 4.1, F(2x2, 3x3).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+MIN_CHANNELS = 64  # with fewer, the transforms cost what the products save
+_SIDE, _TILE, _STEP = 3, 4, 2  # pixels of a filter's side, of a tile's, and from one tile to the next
+
+# Two results of a filter g over four pixels d are A ((G g) * (B d)); for squares the matrices act on both sides.
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+_PIXELS, _FILTERS, _RESULTS = (np.kron(matrix, matrix) for matrix in (_B, _G, _A))
+
+
+@tf.keras.utils.register_keras_serializable("mcl_tf")
+class Conv2D(tf.keras.layers.Conv2D):
+    """`tf.keras.layers.Conv2D`, in training on CPUs by `convolve` where that is possible and faster."""
+
+    def call(self, inputs, training=False):
+        if training and self._fits(inputs):
+            return convolve(inputs, tf.convert_to_tensor(self.kernel))
+        return super().call(inputs)
+
+    def _fits(self, inputs) -> bool:
+        form = (self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups, self.use_bias)
+        plain = form == ((_SIDE, _SIDE), (1, 1), (1, 1), "same", 1, False)
+        plain = plain and self.activation is tf.keras.activations.linear and inputs.dtype == tf.float32
+        wide = min(inputs.shape[-1], self.filters) >= MIN_CHANNELS
+        large = None not in inputs.shape[1:3] and min(inputs.shape[1:3]) >= _STEP
+        return plain and wide and large and is_faster_here()
+
+
+def is_faster_here() -> bool:
+    """Whether this was measured to be faster on machines of this kind: no GPU, oneDNN, AVX2, no AVX-512.
+
+    With AVX-512 products take half the time, and the transforms, bound by memory, as long as before.
+    """
+    devices = {device.device_type for device in tf.config.list_logical_devices()}
+    features = _processor_features()
+    return (
+        devices == {"CPU"}
+        and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
+        and "avx2" in features
+        and "avx512f" not in features
+    )
+
+
+@functools.cache
+def _processor_features(path: str = "/proc/cpuinfo") -> frozenset[str]:
+    """What the processor can, as Linux names it; empty where it does not tell."""
+    try:
+        lines = pathlib.Path(path).read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
+
+
+@tf.custom_gradient
+def convolve(inputs, filters):
+    """Convolution with stride 1 and padding "same".
+
+    Args:
+      inputs: float32 [n, h, w, c], h and w known.
+      filters: float32 [3, 3, c, d].
+
+    Returns:
+      float32 [n, h, w, d].
+    """
+    height, width = inputs.shape[1:3]
+
+    def gradient(upstream):
+        # Made anew: kept from the forward pass the tiles would take four times the memory of the inputs.
+        with tf.control_dependencies([upstream]):
+            tiles = _input_tiles(tf.identity(inputs))
+        by_inputs = _filtered(_input_tiles(upstream), filters, height, width, turned=True)
+        return by_inputs, _filter_gradient(tiles, upstream)
+
+    return _filtered(_input_tiles(inputs), filters, height, width), gradient
+
+
+def _input_tiles(images):
+    """The transformed tiles [16, n * tiles, c] of images [n, h, w, c]."""
+    (rows, below), (columns, beside) = _tiling(images)
+    padded = tf.pad(images, [[0, 0], [1, 1 + below], [1, 1 + beside], [0, 0]])
+    tiles = tf.matmul(_PIXELS, _squares(padded, rows, columns, _TILE))
+    return tf.reshape(tiles, [_TILE**2, -1, images.shape[-1]])
+
+
+def _filtered(tiles, filters, height: int, width: int, turned: bool = False):
+    """The convolution [n, height, width, d] of what `_input_tiles` gave.
+
+    `turned` is for the gradient by the inputs: the tiles are the upstream gradient's, the filters are turned half
+    around and lead from results to inputs.
+    """
+    transform = _FILTERS[:, ::-1] if turned else _FILTERS
+    spread = tf.matmul(transform, tf.reshape(filters, [_SIDE**2, -1]))
+    spread = tf.reshape(spread, [_TILE**2, *filters.shape[2:]])
+    products = tf.matmul(tiles, spread, transpose_b=turned)
+    channels = products.shape[-1]
+    results = tf.reshape(tf.matmul(_RESULTS, tf.reshape(products, [_TILE**2, -1])), [-1, channels])
+    # The results lie square by square, the first pixel of all tiles, then the second.
+    columns = -(-width // _STEP)
+    tiles_a_picture = -(-height // _STEP) * columns
+    count = tf.shape(tiles)[1]
+    y, x = np.indices((height, width), np.int32)
+    pixel, tile = y % _STEP * _STEP + x % _STEP, y // _STEP * columns + x // _STEP
+    pictures = tf.range(count // tiles_a_picture)[:, None, None] * tiles_a_picture
+    return tf.gather(results, pixel * count + tile + pictures)
+
+
+def _filter_gradient(tiles, upstream):
+    """The gradient [3, 3, c, d] by the filters, of what `_input_tiles` gave and the gradient by the results."""
+    (rows, below), (columns, beside) = _tiling(upstream)
+    padded = tf.pad(upstream, [[0, 0], [0, below], [0, beside], [0, 0]])
+    results = tf.matmul(_RESULTS, _squares(padded, rows, columns, _STEP), transpose_a=True)
+    results = tf.reshape(results, [_TILE**2, -1, upstream.shape[-1]])
+    products = tf.reshape(tf.matmul(tiles, results, transpose_a=True), [_TILE**2, -1])
+    gradient = tf.matmul(_FILTERS, products, transpose_a=True)
+    return tf.reshape(gradient, [_SIDE, _SIDE, tiles.shape[-1], upstream.shape[-1]])
+
+
+def _tiling(images):
+    """((rows, missing pixels below), (columns, missing pixels beside)) of tiles that cover images [n, h, w, c]."""
+    return [(-(-side // _STEP), side % _STEP) for side in images.shape[1:3]]
+
+
+def _squares(images, rows: int, columns: int, side: int):
+    """Squares of pixels, _STEP apart: [n, h, w, c] -> [side * side, n * rows * columns * c], pixel by pixel."""
+    height, width, channels = images.shape[1:]
+    places = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    down, along = slice(0, rows * _STEP, _STEP), slice(0, columns * _STEP, _STEP)
+    corners = [places[y:, x:][down, along] for y, x in np.ndindex(side, side)]
+    pictures = tf.range(tf.shape(images)[0])[:, None] * (height * width)
+    # One gather of pixels, each a run of channels, takes all cores; TensorFlow's strided slices take one.
+    squares = tf.gather(tf.reshape(images, [-1, channels]), np.reshape(corners, (side**2, 1, -1)) + pictures)
+    return tf.reshape(squares, [side**2, -1])
