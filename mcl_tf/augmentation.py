@@ -181,7 +181,7 @@ def _turn_hue(channels, shift):
     hue = side * sixths * tf.math.divide_no_nan(6.0, chroma) + 36.0 * shift  # the circle has 36 units here
 
     def share(away):
-        # Within a sixth of the circle around the opposite of its hue a channel is lowest, from a third on, highest.
+        # Within a sixth of the circle from the opposite of its hue a channel is lowest, from a third on highest.
         return tf.nn.relu6(12.0 - tf.abs(tf.abs(away) - 18.0))
 
     return value, chroma / 6.0, [share(hue), share(hue - 12.0), share(hue + 12.0)]

@@ -1,8 +1,8 @@
 """The networks' convolution, by Winograd's minimal filtering where they train on a CPU.
 
 With oneDNN and AVX2 a training step is convolutions. A plain one takes 36 products where minimal filtering takes
-16, and the gradients of its filters run at half the rate of the rest; here all three passes are matrix products, at
-full rate. The results are no further from the exact ones than those of the plain sum.
+16, and the gradients of its filters run at half the rate of the rest; here all three passes are matrix products,
+at full rate. The results are no further from the exact ones than those of the plain sum.
 
 Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308),
 section 4.1, F(2x2, 3x3).
