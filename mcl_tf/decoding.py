@@ -113,6 +113,7 @@ def _number(headers, place: int, width: int, big_endian=False):
     return tf.reduce_sum(headers[..., place : place + width] * factors, axis=-1)
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_one(contents):
     """One picture at its own size: string [] -> uint8 [h, w, 3]; an operation in it fails where there is none."""
     headers = _headers(contents[None])

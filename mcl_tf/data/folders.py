@@ -20,6 +20,10 @@ from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+# One pass has nothing to tune: all cores decode from the start. The thread that tunes can take half a second
+# to end.
+UNTUNED = tf.data.Options()
+UNTUNED.autotune.enabled = False
 _LAYOUT = "a folder DIR with pictures in DIR/train/<class>/ and DIR/test/<class>/"
 
 
@@ -110,7 +114,11 @@ class Folder:
         """As `Source.read`; a file that cannot be decoded is an error of TensorFlow's, which `check` explains."""
         paths, labels = self.chosen(split, classes)
         data = tf.data.Dataset.from_tensor_slices((_as_bytes(paths), labels))
-        return data.map(lambda path, label: (_decode(path), label), tf.data.AUTOTUNE, deterministic=True)
+
+        def decode(path, label):
+            return decoding.decode_one(tf.io.read_file(path)), label
+
+        return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(UNTUNED)
 
     def check(self, parts, watch) -> None:
         """Decodes all pictures of parts (split, classes).
@@ -122,10 +130,12 @@ class Folder:
         data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
 
         def try_one(place, path):
-            with tf.control_dependencies([_decode(path)]):
+            # Not the traced function, of which nothing would be run for its errors alone.
+            picture = decoding.decode_one.python_function(tf.io.read_file(path))
+            with tf.control_dependencies([picture]):
                 return tf.identity(place)
 
-        tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64)
+        tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(UNTUNED)
         good = [place for batch in watch(tried.as_numpy_iterator(), "Checking test pictures") for place in batch]
         bad = np.setdiff1d(np.arange(len(paths)), good)
         if len(bad):
@@ -161,10 +171,6 @@ def _classes(split: str):
             names = [name for name in glob.glob(pattern, recursive=True) if name.lower().endswith(ENDINGS)]
             found[entry.name] = sorted(filter(os.path.isfile, names))
     return {name: paths for name, paths in found.items() if paths}
-
-
-def _decode(path):
-    return decoding.decode_one(tf.io.read_file(path))
 
 
 def _as_bytes(paths):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from mcl_tf.random_numbers import random_bits
 
 _OPTIONS = tf.data.Options()
+_OPTIONS.autotune.enabled = False  # as folders.UNTUNED
 _OPTIONS.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
 
 

@@ -108,7 +108,8 @@ def _tensorflow_datasets(tfds, builder, name: str, splits) -> Source:
             wanted = tf.constant(classes, tf.int64)
             data = data.filter(lambda _, y: tf.reduce_any(y == wanted))
         decode = features["image"].decode_example
-        return data.map(lambda x, y: (decode(x), y), tf.data.AUTOTUNE, deterministic=True)
+        data = data.map(lambda x, y: (decode(x), y), tf.data.AUTOTUNE, deterministic=True)
+        return data.with_options(folders.UNTUNED)
 
     return Source(name, tuple(label.names), features["image"].shape, read)
 
