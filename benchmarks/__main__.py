@@ -25,6 +25,7 @@ from benchmarks.measure import in_a_process, rows_of
 # Name: module, in the order of the table.
 BENCHMARKS = {
     "step": "step",
+    "convolution": "convolution",
     "loss": "loss",
     "augment": "augment",
     "input": "input",
