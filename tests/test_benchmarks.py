@@ -62,7 +62,7 @@ def test_an_unknown_row_is_refused_with_those_that_there_are(monkeypatch, capsys
     with pytest.raises(SystemExit) as stopped:
         table.main()
     assert stopped.value.code == 2
-    assert "step, loss" in capsys.readouterr().err.replace("\n", " ")
+    assert f"--only must be of {', '.join(table.BENCHMARKS)}. Received: speed\n" in capsys.readouterr().err
 
 
 def test_every_row_has_its_module():
