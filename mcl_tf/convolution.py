@@ -1,8 +1,8 @@
 """The networks' convolution, by Winograd's minimal filtering where they train on a CPU.
 
-With oneDNN and AVX2 a training step is convolutions. A plain one takes 36 products where minimal filtering takes
-16, and the gradients of its filters run at half the rate of the rest; here all three passes are matrix products,
-at full rate. The results are no further from the exact ones than those of the plain sum.
+With oneDNN a training step is convolutions. A plain one takes 36 products where minimal filtering takes 16, and
+the gradients of its filters run slower than the rest; here all three passes are matrix products. Results round
+like those of the plain sum.
 
 Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308),
 section 4.1, F(2x2, 3x3).
@@ -17,7 +17,6 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-MIN_CHANNELS = 64  # with fewer, the transforms cost what the products save
 _SIDE, _TILE, _STEP = 3, 4, 2  # pixels of a filter's side, of a tile's, and from one tile to the next
 
 # Two results of a filter g over four pixels d are A ((G g) * (B d)); for squares the matrices act on both sides.
@@ -40,24 +39,22 @@ class Conv2D(tf.keras.layers.Conv2D):
         form = (self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups, self.use_bias)
         plain = form == ((_SIDE, _SIDE), (1, 1), (1, 1), "same", 1, False)
         plain = plain and self.activation is tf.keras.activations.linear and inputs.dtype == tf.float32
-        wide = min(inputs.shape[-1], self.filters) >= MIN_CHANNELS
         large = None not in inputs.shape[1:3] and min(inputs.shape[1:3]) >= _STEP
-        return plain and wide and large and is_faster_here()
+        fewest = fewest_channels() if plain and large else None
+        return fewest is not None and min(inputs.shape[-1], self.filters) >= fewest
 
 
-def is_faster_here() -> bool:
-    """Whether this was measured to be faster on machines of this kind: no GPU, oneDNN, AVX2, no AVX-512.
+def fewest_channels() -> int | None:
+    """The channels from which on this was measured to be faster on machines of this kind; None for never.
 
-    With AVX-512 products take half the time, and the transforms, bound by memory, as long as before.
+    With fewer, the transforms, bound by memory, cost what the products save. It takes oneDNN, AVX2 and no GPU;
+    with AVX-512 (measured on Zen 4) oneDNN's own convolutions are faster.
     """
     devices = {device.device_type for device in tf.config.list_logical_devices()}
     features = _processor_features()
-    return (
-        devices == {"CPU"}
-        and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
-        and "avx2" in features
-        and "avx512f" not in features
-    )
+    if devices != {"CPU"} or os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "1" or "avx2" not in features:
+        return None
+    return 256 if "avx512f" in features else 64
 
 
 @functools.cache

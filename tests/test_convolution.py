@@ -38,7 +38,7 @@ def test_it_and_its_gradients_are_the_plain_ones(count, height, width, channels,
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_it_rounds_no_worse_than_the_plain_one():
+def test_it_rounds_about_as_the_plain_one():
     random = np.random.default_rng(1)
     arrays = [random.normal(size=shape) for shape in ((8, 8, 8, 64), (3, 3, 64, 64), (8, 8, 8, 64))]
     single = [array.astype(np.float32) for array in arrays]
@@ -46,7 +46,8 @@ def test_it_rounds_no_worse_than_the_plain_one():
     plain = with_gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), *single)
     found = with_gradients(convolve, *single)
     for ours, theirs, true in zip(found, plain, exact, strict=True):
-        assert np.std(ours.numpy() - true.numpy()) < 2.0 * np.std(theirs.numpy() - true.numpy())
+        # 0.7 times with AVX2. A sum in more parts rounds less; with AVX-512 oneDNN takes more for filters: 2.4.
+        assert np.std(ours.numpy() - true.numpy()) < 4.0 * np.std(theirs.numpy() - true.numpy())
 
 
 def calls_of(monkeypatch, layer, inputs, training=True) -> int:
@@ -97,12 +98,12 @@ def test_inference_keeps_keras_own(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "onednn", "devices", "expected"),
     [
-        ("fpu sse4_2 avx2 fma", "1", ["CPU", "CPU"], True),
-        ("fpu sse4_2", "1", ["CPU"], False),
-        ("fpu avx2 avx512f", "1", ["CPU"], False),
-        ("fpu avx2", "0", ["CPU"], False),
-        ("fpu avx2", "1", ["CPU", "GPU"], False),
-        (None, "1", ["CPU"], False),
+        ("fpu sse4_2 avx2 fma", "1", ["CPU", "CPU"], 64),
+        ("fpu sse4_2", "1", ["CPU"], None),
+        ("fpu avx2 avx512f", "1", ["CPU"], 256),
+        ("fpu avx2", "0", ["CPU"], None),
+        ("fpu avx2", "1", ["CPU", "GPU"], None),
+        (None, "1", ["CPU"], None),
     ],
 )
 def test_it_is_for_the_machines_it_was_measured_on(monkeypatch, tmp_path, flags, onednn, devices, expected):
@@ -114,7 +115,7 @@ def test_it_is_for_the_machines_it_was_measured_on(monkeypatch, tmp_path, flags,
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
     found = [tf.config.LogicalDevice(f"/device:{kind}:{place}", kind) for place, kind in enumerate(devices)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda: found)
-    assert convolution.is_faster_here() == expected
+    assert convolution.fewest_channels() == expected
 
 
 def test_it_is_named_as_keras_own():
