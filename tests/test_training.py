@@ -417,7 +417,9 @@ def test_precision_leaves_weights_outputs_and_policy_in_float32(precision):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 10])
 def test_a_compiled_training_gives_the_same(block):
-    options = dict(epochs=1, learning_rate=0.01, loss_block_size=block)
+    # A ReLU that rounding switches changes a gradient for good: with AVX-512 one moved weights by 0.11 times the
+    # learning rate.
+    options = dict(epochs=1, learning_rate=0.001, loss_block_size=block)
     compiled, plain = make_trainer(jit_compile="on", **options), make_trainer(**options)
     compiled.fit()
     plain.fit()
