@@ -75,12 +75,13 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def embed(self, images, count: int):
         """uint8 [n, h, w, c] of any size -> normalised float32 [n, count, D] of 8, 4 or 1 views, one batch."""
-        pictures = views.to_float(views.prepare(images, self.image_size))
+        pictures = views.prepare(images, self.image_size)
         asked = tf.shape(pictures)[0]
         # oneDNN's fused convolutions fail on no pictures: there is one at least.
-        nothing = tf.zeros([tf.cast(asked == 0, tf.int32), *pictures.shape[1:]])
+        nothing = tf.zeros([tf.cast(asked == 0, tf.int32), *pictures.shape[1:]], tf.uint8)
         pictures = tf.concat([pictures, nothing], 0)
-        embeddings = self.network(views.self_ensemble_views(pictures, count), training=False)
+        inputs = views.to_float(views.self_ensemble_views(pictures, count))
+        embeddings = self.network(inputs, training=False)
         embeddings = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=-1)
         return tf.reshape(embeddings, [-1, count, self.network.output_shape[-1]])[:asked]
 

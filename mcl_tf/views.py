@@ -71,13 +71,21 @@ def self_ensemble_views(images, views: int = 8):
     Returns:
       [n * views, s, s, c], a picture's views side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
     """
-    # One gather of pixels: transposing and reversing took several times as long on a CPU.
     side, channels = images.shape[1], images.shape[3]
-    pixels = np.arange(side * side).reshape(side, side)
+    pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
     turns = zip(view_rotations(views), view_flips(views), strict=True)
-    order = np.stack([np.rot90(pixels[:, ::-1] if flip else pixels, k) for k, flip in turns])
+    wanted = np.stack([np.rot90(pixels[:, ::-1] if flip else pixels, k) for k, flip in turns])
+    # Every row of a view is one of the picture, of the transposed one, or the mirror image of such a row. To copy
+    # whole rows takes half the time of copying pixels, which on a CPU is a tenth of scoring with a small network.
     flat = tf.reshape(images, [-1, side * side, channels])
-    gathered = tf.gather(flat, tf.constant(order.reshape(-1), tf.int32), axis=1)
+    both = tf.concat([flat, tf.gather(flat, pixels.T.reshape(-1), axis=1)], 1)
+    mirrored = tf.reverse(tf.reshape(both, [-1, side, channels]), [1])
+    rows = tf.stack([tf.reshape(x, [-1, 2 * side, side * channels]) for x in (both, mirrored)], 1)
+    sources = np.concatenate([pixels, pixels.T, pixels[:, ::-1], pixels.T[:, ::-1]])
+    # Its two ends tell a row from all others.
+    places = {tuple(ends): place for place, ends in enumerate(sources[:, [0, -1]].tolist())}
+    order = [places[tuple(ends)] for ends in wanted[..., [0, -1]].reshape(-1, 2).tolist()]
+    gathered = tf.gather(tf.reshape(rows, [-1, 4 * side, side * channels]), order, axis=1)
     return tf.reshape(gathered, [-1, side, side, channels])
 
 
