@@ -14,7 +14,7 @@ def rows(repeats: int = 7):
     import tensorflow as tf
 
     for name, (count, batch) in SIZES.items():
-        detector = subjects.untrained_detector(name)
+        detector = subjects.untrained_detector(name, scoring_batch_size=batch)
         pictures, labels = subjects.pictures(count), np.zeros(count, np.int32)
         bare = subjects.bare_forward(detector.scorer_.network)
         views = tf.random.stateless_uniform((batch * 8, subjects.SIDE, subjects.SIDE, 3), [0, 1])

@@ -25,12 +25,12 @@ def pictures(count: int, side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def untrained_detector(name: str, classes: int = 1):
-    """A detector whose network is untrained: the time is the same."""
+def untrained_detector(name: str, classes: int = 1, **options):
+    """A detector whose network is untrained: the time is the same; `options` as of `Config.replace`."""
     from mcl_tf import AnomalyDetector
 
     labels = np.arange(64 * classes) % classes
-    config = configuration(name).replace(epochs=0, serving_batch_sizes=(1,), labelled=classes > 1)
+    config = configuration(name).replace(epochs=0, serving_batch_sizes=(1,), labelled=classes > 1, **options)
     return AnomalyDetector(config).fit(pictures(64 * classes), labels)
 
 
