@@ -12,6 +12,7 @@ def rows(repeats: int = 7):
     """Yields the rows."""
     import numpy as np
     import tensorflow as tf
+    import threadpoolctl
 
     for name, (count, batch) in SIZES.items():
         detector = subjects.untrained_detector(name, scoring_batch_size=batch)
@@ -30,7 +31,9 @@ def rows(repeats: int = 7):
             ),
             "bare": passes,
         }
-        found = times(sides, repeats)
+        # NumPy's threads spin for a while after a fit, at the cost of the side that follows it.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            found = times(sides, repeats)
         for side, title in (("score", "score"), ("fit", "fit_gaussians")):
             what = f"{title} end to end / bare forward pass of 8 views"
             yield rate(f"{title} {name}", what, found, side, "bare", count, "pictures/s", at_least=0.95)
