@@ -71,6 +71,8 @@ def self_ensemble_views(images, views: int = 8):
     Returns:
       [n * views, s, s, c], a picture's views side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
     """
+    if views == 1:
+        return images
     side, channels = images.shape[1], images.shape[3]
     pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
     turns = zip(view_rotations(views), view_flips(views), strict=True)
