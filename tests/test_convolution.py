@@ -45,9 +45,10 @@ def test_it_rounds_about_as_the_plain_one():
     exact = with_gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), *(a.astype(np.float64) for a in single))
     plain = with_gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), *single)
     found = with_gradients(convolve, *single)
-    for ours, theirs, true in zip(found, plain, exact, strict=True):
-        # 0.7 times with AVX2. A sum in more parts rounds less; with AVX-512 oneDNN takes more for filters: 2.4.
-        assert np.std(ours.numpy() - true.numpy()) < 4.0 * np.std(theirs.numpy() - true.numpy())
+    # 0.7 times all three with AVX2. A sum in more parts rounds less: with AVX-512 oneDNN takes more for the
+    # gradient by filters, and ours is 2.4 times as far off.
+    for ours, theirs, true, bound in zip(found, plain, exact, (2.0, 2.0, 4.0), strict=True):
+        assert np.std(ours.numpy() - true.numpy()) < bound * np.std(theirs.numpy() - true.numpy())
 
 
 def calls_of(monkeypatch, layer, inputs, training=True) -> int:
