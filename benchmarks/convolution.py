@@ -16,11 +16,11 @@ def rows(repeats: int = 7):
     """
     from mcl_tf import convolution
 
-    if convolution.fewest_channels() is None:
+    if not convolution.is_faster_here():
         raise RuntimeError("Training keeps Keras' own convolution here: it takes oneDNN, AVX2 and no GPU")
     for name in subjects.CONFIGURATIONS:
         ours = _side(name)
-        with mock.patch.object(convolution, "fewest_channels", return_value=None):
+        with mock.patch.object(convolution, "is_faster_here", return_value=False):
             plain = _side(name)
         found = times({"ours": ours, "Keras": plain}, repeats * (3 if name == "small" else 1))
         what = "encoder forward and backward, minimal filtering / Keras' convolution"

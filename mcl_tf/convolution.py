@@ -1,11 +1,11 @@
 """The networks' convolution, by Winograd's minimal filtering where they train on a CPU.
 
-With oneDNN a training step is convolutions. A plain one takes 36 products where minimal filtering takes 16, and
-the gradients of its filters run slower than the rest; here all three passes are matrix products. Results round
-like those of the plain sum.
+With oneDNN a training step is convolutions. For 16 results a plain one takes 144 products, minimal filtering 36,
+and here all three passes are matrix products. Results are off by 1e-6 of their size, twice as much as plain sums.
 
-Reference: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308),
-section 4.1, F(2x2, 3x3).
+References: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016 (arXiv:1509.09308),
+section 4.3, F(4x4, 3x3); Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
+Deep Neural Networks", ACM TOMS 46 (2020; arXiv:1803.10986), on the choice of points.
 """
 
 from __future__ import annotations
@@ -17,13 +17,29 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-_SIDE, _TILE, _STEP = 3, 4, 2  # pixels of a filter's side, of a tile's, and from one tile to the next
+_SIDE, _TILE, _STEP = 3, 6, 4  # pixels of a filter's side, of a tile's, and from one tile to the next
+# Where the polynomials are evaluated, beside infinity. With the usual 0, 1, -1, 2, -2 errors are twice as large.
+_POINTS = np.array([0.0, 0.75, -0.75, 1.5, -1.5])
+_MIN_CHANNELS = 128  # with fewer the transforms, bound by memory, cost what the products save
+_MAX_COVER = 1.5  # the tiles' results by the wanted ones: 6x6 pixels, which take four tiles, were slower
 
-# Two results of a filter g over four pixels d are A ((G g) * (B d)); for squares the matrices act on both sides.
-_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
-_PIXELS, _FILTERS, _RESULTS = (np.kron(matrix, matrix) for matrix in (_B, _G, _A))
+
+def _transforms():
+    """(A, G, B): four results of a filter g over six pixels d are A ((G g) * (B d)); only G, with ninths, rounds.
+
+    A filter and its results are the coefficients of two polynomials whose product the pixels weigh: G and A
+    evaluate them at the points, B interpolates.
+    """
+    results, filters = (np.vander(_POINTS, count, increasing=True) for count in (_STEP, _SIDE))
+    others = [np.delete(_POINTS, place) for place in range(len(_POINTS))]
+    scales = [np.prod(point - rest) for point, rest in zip(_POINTS, others, strict=True)]
+    pixels = [np.pad(np.poly(rest)[::-1], (0, 1)) for rest in others] + [np.poly(_POINTS)[::-1]]
+    results, filters = (np.vstack([rows, np.eye(rows.shape[1])[-1]]) for rows in (results, filters))  # infinity
+    return results.T, filters / np.append(scales, 1.0)[:, None], np.stack(pixels)
+
+
+# For squares the matrices act on both sides.
+_RESULTS, _FILTERS, _PIXELS = (np.kron(matrix, matrix).astype(np.float32) for matrix in _transforms())
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
@@ -39,22 +55,18 @@ class Conv2D(tf.keras.layers.Conv2D):
         form = (self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups, self.use_bias)
         plain = form == ((_SIDE, _SIDE), (1, 1), (1, 1), "same", 1, False)
         plain = plain and self.activation is tf.keras.activations.linear and inputs.dtype == tf.float32
-        large = None not in inputs.shape[1:3] and min(inputs.shape[1:3]) >= _STEP
-        fewest = fewest_channels() if plain and large else None
-        return fewest is not None and min(inputs.shape[-1], self.filters) >= fewest
+        sides = inputs.shape[1:3]
+        if not plain or None in sides or min(inputs.shape[-1], self.filters) < _MIN_CHANNELS:
+            return False
+        covered = np.prod([count * _STEP for count, _ in _tiling(inputs)])
+        return covered <= _MAX_COVER * np.prod(sides) and is_faster_here()
 
 
-def fewest_channels() -> int | None:
-    """The channels from which on this was measured to be faster on machines of this kind; None for never.
-
-    With fewer, the transforms, bound by memory, cost what the products save. It takes oneDNN, AVX2 and no GPU;
-    with AVX-512 (measured on Zen 4) oneDNN's own convolutions are faster.
-    """
+def is_faster_here() -> bool:
+    """Whether `convolve` was measured to be faster on machines of this kind: with oneDNN, AVX2 and no GPU."""
     devices = {device.device_type for device in tf.config.list_logical_devices()}
-    features = _processor_features()
-    if devices != {"CPU"} or os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "1" or "avx2" not in features:
-        return None
-    return 256 if "avx512f" in features else 64
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
+    return devices == {"CPU"} and onednn and "avx2" in _processor_features()
 
 
 @functools.cache
@@ -81,7 +93,7 @@ def convolve(inputs, filters):
     height, width = inputs.shape[1:3]
 
     def gradient(upstream):
-        # Made anew: kept from the forward pass the tiles would take four times the memory of the inputs.
+        # Made anew: kept from the forward pass the tiles would take more than twice the memory of the inputs.
         with tf.control_dependencies([upstream]):
             tiles = _input_tiles(tf.identity(inputs))
         by_inputs = _filtered(_input_tiles(upstream), filters, height, width, turned=True)
@@ -91,7 +103,7 @@ def convolve(inputs, filters):
 
 
 def _input_tiles(images):
-    """The transformed tiles [16, n * tiles, c] of images [n, h, w, c]."""
+    """The transformed tiles [36, n * tiles, c] of images [n, h, w, c]."""
     (rows, below), (columns, beside) = _tiling(images)
     padded = tf.pad(images, [[0, 0], [1, 1 + below], [1, 1 + beside], [0, 0]])
     tiles = tf.matmul(_PIXELS, _squares(padded, rows, columns, _TILE))
@@ -133,7 +145,7 @@ def _filter_gradient(tiles, upstream):
 
 def _tiling(images):
     """((rows, missing pixels below), (columns, missing pixels beside)) of tiles that cover images [n, h, w, c]."""
-    return [(-(-side // _STEP), side % _STEP) for side in images.shape[1:3]]
+    return [(-(-side // _STEP), -side % _STEP) for side in images.shape[1:3]]
 
 
 def _squares(images, rows: int, columns: int, side: int):

@@ -34,8 +34,8 @@ def test_it_and_its_gradients_are_the_plain_ones(count, height, width, channels,
     found = function(*(tf.constant(array, tf.float32) for array in (inputs, weights, upstream)))
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
-        # Sums of up to 600 products of order 1, each rounded at 6e-8.
-        np.testing.assert_allclose(one, other, atol=2e-5)
+        # Errors are 1e-6 of what the results spread, the largest of thousands five times as large.
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.std(other))
 
 
 def test_it_rounds_about_as_the_plain_one():
@@ -45,9 +45,9 @@ def test_it_rounds_about_as_the_plain_one():
     exact = with_gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), *(a.astype(np.float64) for a in single))
     plain = with_gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), *single)
     found = with_gradients(convolve, *single)
-    # 0.7 times all three with AVX2. A sum in more parts rounds less: with AVX-512 oneDNN takes more for the
-    # gradient by filters, and ours is 2.4 times as far off.
-    for ours, theirs, true, bound in zip(found, plain, exact, (2.0, 2.0, 4.0), strict=True):
+    # 2.3, 2.3 and 2.0 times with AVX2. A sum in more parts rounds less: with AVX-512 oneDNN takes more for the
+    # gradient by filters, and ours is 5 times as far off. With the points 0, 1, -1, 2, -2 all would be twice that.
+    for ours, theirs, true, bound in zip(found, plain, exact, (3.5, 3.5, 7.5), strict=True):
         assert np.std(ours.numpy() - true.numpy()) < bound * np.std(theirs.numpy() - true.numpy())
 
 
@@ -70,41 +70,43 @@ def calls_of(monkeypatch, layer, inputs, training=True) -> int:
 @pytest.mark.parametrize(
     ("case", "changes", "shape"),
     [
-        ("fits", {}, (2, 4, 4, 64)),
-        ("few inputs", {}, (2, 4, 4, 63)),
-        ("few filters", {"filters": 63}, (2, 4, 4, 64)),
-        ("strides", {"strides": 2}, (2, 4, 4, 64)),
-        ("pointwise", {"kernel_size": 1}, (2, 4, 4, 64)),
-        ("valid", {"padding": "valid"}, (2, 4, 4, 64)),
-        ("dilated", {"dilation_rate": 2}, (2, 4, 4, 64)),
-        ("bias", {"use_bias": True}, (2, 4, 4, 64)),
-        ("activation", {"activation": "relu"}, (2, 4, 4, 64)),
-        ("one pixel", {}, (2, 1, 4, 64)),
-        ("other precision", {"dtype": "float64"}, (2, 4, 4, 64)),
+        ("fits", {}, (2, 4, 4, 128)),
+        ("fits, part of a tile empty", {}, (2, 7, 7, 128)),
+        ("most of a tile empty", {}, (2, 6, 6, 128)),
+        ("few inputs", {}, (2, 4, 4, 127)),
+        ("few filters", {"filters": 127}, (2, 4, 4, 128)),
+        ("strides", {"strides": 2}, (2, 4, 4, 128)),
+        ("pointwise", {"kernel_size": 1}, (2, 4, 4, 128)),
+        ("valid", {"padding": "valid"}, (2, 4, 4, 128)),
+        ("dilated", {"dilation_rate": 2}, (2, 4, 4, 128)),
+        ("bias", {"use_bias": True}, (2, 4, 4, 128)),
+        ("activation", {"activation": "relu"}, (2, 4, 4, 128)),
+        ("one pixel", {}, (2, 1, 4, 128)),
+        ("other precision", {"dtype": "float64"}, (2, 4, 4, 128)),
     ],
 )
 def test_only_what_fits_takes_it(monkeypatch, case, changes, shape):
-    given = {"filters": 64, "kernel_size": 3, "padding": "same", "use_bias": False, **changes}
+    given = {"filters": 128, "kernel_size": 3, "padding": "same", "use_bias": False, **changes}
     layer = Conv2D(**given)
     inputs = tf.random.stateless_normal(shape, [0, 1], dtype=given.get("dtype", "float32"))
-    assert calls_of(monkeypatch, layer, inputs) == (case == "fits")
+    assert calls_of(monkeypatch, layer, inputs) == case.startswith("fits")
 
 
 def test_inference_keeps_keras_own(monkeypatch):
-    layer = Conv2D(64, 3, padding="same", use_bias=False)
-    inputs = tf.random.stateless_normal((2, 4, 4, 64), [0, 1])
+    layer = Conv2D(128, 3, padding="same", use_bias=False)
+    inputs = tf.random.stateless_normal((2, 4, 4, 128), [0, 1])
     assert calls_of(monkeypatch, layer, inputs, training=False) == 0
 
 
 @pytest.mark.parametrize(
     ("flags", "onednn", "devices", "expected"),
     [
-        ("fpu sse4_2 avx2 fma", "1", ["CPU", "CPU"], 64),
-        ("fpu sse4_2", "1", ["CPU"], None),
-        ("fpu avx2 avx512f", "1", ["CPU"], 256),
-        ("fpu avx2", "0", ["CPU"], None),
-        ("fpu avx2", "1", ["CPU", "GPU"], None),
-        (None, "1", ["CPU"], None),
+        ("fpu sse4_2 avx2 fma", "1", ["CPU", "CPU"], True),
+        ("fpu sse4_2", "1", ["CPU"], False),
+        ("fpu avx2 avx512f", "1", ["CPU"], True),
+        ("fpu avx2", "0", ["CPU"], False),
+        ("fpu avx2", "1", ["CPU", "GPU"], False),
+        (None, "1", ["CPU"], False),
     ],
 )
 def test_it_is_for_the_machines_it_was_measured_on(monkeypatch, tmp_path, flags, onednn, devices, expected):
@@ -116,7 +118,7 @@ def test_it_is_for_the_machines_it_was_measured_on(monkeypatch, tmp_path, flags,
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
     found = [tf.config.LogicalDevice(f"/device:{kind}:{place}", kind) for place, kind in enumerate(devices)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda: found)
-    assert convolution.fewest_channels() == expected
+    assert convolution.is_faster_here() == expected
 
 
 def test_it_is_named_as_keras_own():
