@@ -188,16 +188,25 @@ class ClassConditionalGaussians:
         Returns:
           float32 [n, num_classes].
         """
-        return mahalanobis(embeddings, rotations, self.means, self.whitenings)
+        embeddings = tf.cast(embeddings, tf.float32)
+        rows = tf.dynamic_partition(tf.range(tf.shape(embeddings)[0]), tf.cast(rotations, tf.int32), ROTATIONS)
+        parts = [
+            mahalanobis(tf.gather(embeddings, own)[None], self.means[turn, None], self.whitenings[turn, None])[0]
+            for turn, own in enumerate(rows)
+        ]
+        return tf.dynamic_stitch(rows, parts)
 
 
-def mahalanobis(embeddings, rotations, means, whitenings):
-    """`ClassConditionalGaussians.distances` as a function of tensors, for use in a graph."""
-    embeddings = tf.cast(embeddings, tf.float32)
-    rows = tf.dynamic_partition(tf.range(tf.shape(embeddings)[0]), tf.cast(rotations, tf.int32), ROTATIONS)
-    distances = []
-    for rotation in range(ROTATIONS):
-        z = tf.gather(embeddings, rows[rotation])
-        centred = z[None] - means[rotation][:, None]  # [C, m, D]
-        distances.append(tf.transpose(tf.norm(tf.matmul(centred, whitenings[rotation]), axis=-1)))
-    return tf.dynamic_stitch(rows, distances)
+def mahalanobis(embeddings, means, whitenings):
+    """Mahalanobis distances to all Gaussians of a rotation, for all rotations at once.
+
+    Args:
+      embeddings: float32 [R, m, D], m of every rotation.
+      means: float32 [R, C, D].
+      whitenings: float32 [R, C, D, D].
+
+    Returns:
+      float32 [R, m, C].
+    """
+    centred = embeddings[:, None] - means[:, :, None]
+    return tf.transpose(tf.norm(tf.matmul(centred, whitenings), axis=-1), (0, 2, 1))

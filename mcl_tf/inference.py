@@ -87,13 +87,16 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def distances(self, images):
         """uint8 [n, h, w, c] -> Mahalanobis distances float32 [n, V, C] of every view to every class."""
-        count = self.config.views
+        count, classes = self.config.views, self.means.shape[1]
+        turns = len(set(views.view_rotations(count)))
         embeddings = self.embed(images, count)
-        rotations = tf.tile(views.view_rotations(count), [tf.shape(embeddings)[0]])
-        flat = tf.reshape(embeddings, [-1, embeddings.shape[-1]])
-        means, whitenings = tf.convert_to_tensor(self.means), tf.convert_to_tensor(self.whitenings)
-        distances = gaussians.mahalanobis(flat, rotations, means, whitenings)
-        return tf.reshape(distances, [-1, count, self.means.shape[1]])
+        # The views of one rotation lie side by side. One product for all rotations: with one picture the time goes
+        # by the number of operations.
+        by_picture = tf.reshape(embeddings, [-1, turns, count // turns, embeddings.shape[-1]])
+        by_rotation = tf.reshape(tf.transpose(by_picture, (1, 0, 2, 3)), [turns, -1, embeddings.shape[-1]])
+        distances = gaussians.mahalanobis(by_rotation, self.means[:turns], self.whitenings[:turns])
+        by_rotation = tf.reshape(distances, [turns, -1, count // turns, classes])
+        return tf.reshape(tf.transpose(by_rotation, (1, 0, 2, 3)), [-1, count, classes])
 
     def call(self, images):
         """uint8 [n, h, w, c] -> score float32 [n], is_anomaly bool [n], nearest_class int32 [n]."""

@@ -120,8 +120,7 @@ def to_rgb(images):
 
 def _finite(name, values):
     """The values, or an error that names the first picture with one that is not a finite number."""
-    rows = tf.reshape(values, [tf.shape(values)[0], tf.reduce_prod(tf.shape(values)[1:])])
-    bad = tf.where(~tf.reduce_all(tf.math.is_finite(rows), axis=1))[:1, 0]
+    bad = tf.where(~tf.math.is_finite(values))[:1, 0]
     message = f"The model has no finite {name} for the picture at index"
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad])]):
         return tf.identity(values)

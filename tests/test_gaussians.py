@@ -122,18 +122,21 @@ def test_distances_by_hand():
     np.testing.assert_allclose(fitted.distances([[2.0, 1.0]] * 2, [0, 1]), [[np.sqrt(2.0)], [1.0]], rtol=1e-6)
 
 
-def test_mahalanobis_in_a_graph_of_unknown_length():
+def test_distances_in_a_graph_of_unknown_length():
     fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, 6], tf.float32), tf.TensorSpec([None], tf.int32)], autograph=False
-    )
-    def distances(z, turns):
-        return gaussians.mahalanobis(z, turns, fitted.means, fitted.whitenings)
-
+    signature = [tf.TensorSpec([None, 6], tf.float32), tf.TensorSpec([None], tf.int32)]
+    distances = tf.function(fitted.distances, signature, autograph=False)
     z = np.random.default_rng(7).normal(size=(9, 6)).astype(np.float32)
     turns = np.array([3, 1, 0, 0, 2, 3, 1, 1, 2], np.int32)
     np.testing.assert_allclose(distances(z, turns), fitted.distances(z, turns), rtol=1e-5)
+
+
+def test_mahalanobis_takes_all_rotations_at_once():
+    fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
+    z = np.random.default_rng(8).normal(size=(4, 5, 6)).astype(np.float32)
+    found = gaussians.mahalanobis(z, fitted.means, fitted.whitenings)
+    expected = fitted.distances(z.reshape(20, 6), np.repeat(range(4), 5))
+    np.testing.assert_allclose(tf.reshape(found, [20, 2]), expected, rtol=1e-5)
 
 
 # Batch by batch.
