@@ -10,6 +10,7 @@ What each gets, always as the pictures of training, by `views.prepare`:
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
@@ -89,28 +90,39 @@ def _headers(contents):
 
 def _kinds(headers):
     """The place of every picture's format in FORMATS, told by its first bytes: int32 [n]."""
-    kinds = tf.fill(tf.shape(headers)[:1], _NO_FORMAT)
-    for place, (_, magic) in enumerate(FORMATS):
-        matches = tf.reduce_all(headers[:, : len(magic)] == tf.constant(list(magic), tf.int64), axis=1)
-        kinds = tf.where(matches, place, kinds)
-    return kinds
+    longest = max(len(magic) for _, magic in FORMATS)
+    wanted = np.array([[*magic, *[-1] * (longest - len(magic))] for _, magic in FORMATS])
+    matches = tf.reduce_all((headers[:, None, :longest] == wanted) | (wanted < 0), axis=2)
+    matches = tf.pad(tf.cast(matches, tf.int32), [[0, 0], [0, 1]], constant_values=1)  # no format is the last
+    return tf.argmax(matches, axis=1, output_type=tf.int32)
 
 
 def _sides(headers):
     """Height and width by format: int64 [n, 5, 2], 0 for a JPEG, whose are anywhere, and for no format."""
-    nothing = tf.zeros_like(headers[:, :2])
-    png = tf.stack([_number(headers, place, 4, big_endian=True) for place in (20, 16)], 1)
-    gif = tf.stack([_number(headers, place, 2) for place in (8, 6)], 1)
-    bmp = tf.stack([_number(headers, place, 4) for place in (22, 18)], 1)
-    bmp = tf.abs(tf.where(bmp >= 2**31, bmp - 2**32, bmp))  # one from the top down has a height below 0
-    return tf.stack([nothing, png, gif, bmp, nothing], 1)
+    png, gif, bmp = ((20, -4), (16, -4)), ((8, 2), (6, 2)), ((22, 4), (18, 4))
+    sides = tf.reshape(_numbers(headers, *png, *gif, *bmp), [-1, 3, 2])
+    sides = tf.pad(sides, [[0, 0], [1, 1], [0, 0]])
+    # A BMP from the top down has a height below 0.
+    signed = np.arange(len(FORMATS) + 1)[:, None] == _BMP
+    return tf.where(signed & (sides >= 2**31), 2**32 - sides, sides)
 
 
-def _number(headers, place: int, width: int, big_endian=False):
-    """The unsigned number of `width` bytes at a place of every header: int64 [...]."""
-    factors = [256**power for power in range(width)]
-    factors = tf.constant(factors[::-1] if big_endian else factors, tf.int64)
-    return tf.reduce_sum(headers[..., place : place + width] * factors, axis=-1)
+def _numbers(headers, *fields):
+    """The unsigned numbers at (place, width) of every header, a width below 0 for those with their high byte first.
+
+    Args:
+      headers: int64 [n, _HEADER].
+      *fields: pairs of ints.
+
+    Returns:
+      int64 [n, fields].
+    """
+    # One product: a graph of slices and sums takes longer to make than a hundred pictures to read.
+    weights = np.zeros((_HEADER, len(fields)), np.int64)
+    for column, (place, width) in enumerate(fields):
+        powers = 256 ** np.arange(abs(width))
+        weights[place : place + len(powers), column] = powers if width > 0 else powers[::-1]
+    return tf.matmul(headers, weights)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -154,9 +166,9 @@ def _pixels(contents, kind):
 )
 def _decode_bmp(contents):
     """uint8 [h, w, 3]. TensorFlow's decoder knows pixels, neither palettes nor compression."""
-    bytes_ = _headers(contents[None])[0]
-    offset, header, compression, colours = (_number(bytes_, place, 4) for place in (10, 14, 30, 46))
-    bits = _number(bytes_, 28, 2)
+    fields = ((10, 4), (14, 4), (30, 4), (46, 4), (28, 2))
+    numbers = _numbers(_headers(contents[None]), *fields)[0]
+    offset, header, compression, colours, bits = tf.unstack(numbers)
     plain = (compression == 0) | ((compression == _BITFIELDS) & (bits == 32))
     known = tf.debugging.Assert(plain & (header >= 40), ["a compressed or very old BMP"])
     with tf.control_dependencies([known]):
