@@ -108,7 +108,7 @@ def _sides(headers):
 
 
 def _numbers(headers, *fields):
-    """The unsigned numbers at (place, width) of every header, a width below 0 for those with their high byte first.
+    """The unsigned numbers at (place, width) of every header; where the high byte comes first, width is below 0.
 
     Args:
       headers: int64 [n, _HEADER].
