@@ -25,7 +25,7 @@ _MAX_COVER = 1.5  # the tiles' results by the wanted ones: 6x6 pixels, which tak
 
 
 def _transforms():
-    """(A, G, B): four results of a filter g over six pixels d are A ((G g) * (B d)); only G, with ninths, rounds.
+    """(A, G, B): four results of a filter g over six pixels d are A ((G g) * (B d)); A and B are exact in float32.
 
     A filter and its results are the coefficients of two polynomials whose product the pixels weigh: G and A
     evaluate them at the points, B interpolates.

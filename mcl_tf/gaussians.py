@@ -14,6 +14,8 @@ import tensorflow as tf
 from mcl_tf.errors import UsageError
 from mcl_tf.views import ROTATIONS
 
+# Classes up to which one product takes all rotations: fewest operations, four times the memory.
+_AT_ONCE = 8
 JITTER = 1e-9  # added to every diagonal; keeps a collapsed network's covariance invertible
 
 
@@ -198,7 +200,7 @@ class ClassConditionalGaussians:
 
 
 def mahalanobis(embeddings, means, whitenings):
-    """Mahalanobis distances to all Gaussians of a rotation, for all rotations at once.
+    """Mahalanobis distances to all Gaussians of a rotation, for all rotations.
 
     Args:
       embeddings: float32 [R, m, D], m of every rotation.
@@ -208,5 +210,12 @@ def mahalanobis(embeddings, means, whitenings):
     Returns:
       float32 [R, m, C].
     """
-    centred = embeddings[:, None] - means[:, :, None]
-    return tf.transpose(tf.norm(tf.matmul(centred, whitenings), axis=-1), (0, 2, 1))
+    rotations, classes = means.shape[:2]
+    together = rotations if classes <= _AT_ONCE else 1
+    parts: list[tf.Tensor] = []
+    for first in range(0, rotations, together):
+        own = slice(first, first + together)
+        with tf.control_dependencies(parts[-1:]):  # one after the other, for the sake of memory
+            centred = embeddings[own, None] - means[own, :, None]
+            parts.append(tf.transpose(tf.norm(tf.matmul(centred, whitenings[own]), axis=-1), (0, 2, 1)))
+    return tf.concat(parts, 0)

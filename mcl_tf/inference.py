@@ -90,8 +90,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         count, classes = self.config.views, self.means.shape[1]
         turns = len(set(views.view_rotations(count)))
         embeddings = self.embed(images, count)
-        # The views of one rotation lie side by side. One product for all rotations: with one picture the time goes
-        # by the number of operations.
+        # The views of one rotation lie side by side; in this order few operations do, which one picture waits for.
         by_picture = tf.reshape(embeddings, [-1, turns, count // turns, embeddings.shape[-1]])
         by_rotation = tf.reshape(tf.transpose(by_picture, (1, 0, 2, 3)), [turns, -1, embeddings.shape[-1]])
         distances = gaussians.mahalanobis(by_rotation, self.means[:turns], self.whitenings[:turns])

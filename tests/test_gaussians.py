@@ -131,12 +131,13 @@ def test_distances_in_a_graph_of_unknown_length():
     np.testing.assert_allclose(distances(z, turns), fitted.distances(z, turns), rtol=1e-5)
 
 
-def test_mahalanobis_takes_all_rotations_at_once():
-    fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
+@pytest.mark.parametrize("classes", [2, gaussians._AT_ONCE + 1], ids=["at-once", "by-rotation"])
+def test_mahalanobis_takes_all_rotations(classes):
+    fitted = ClassConditionalGaussians.fit(*draw(6, classes=classes), num_classes=classes)
     z = np.random.default_rng(8).normal(size=(4, 5, 6)).astype(np.float32)
-    found = gaussians.mahalanobis(z, fitted.means, fitted.whitenings)
+    found = tf.function(gaussians.mahalanobis, autograph=False)(z, fitted.means, fitted.whitenings)
     expected = fitted.distances(z.reshape(20, 6), np.repeat(range(4), 5))
-    np.testing.assert_allclose(tf.reshape(found, [20, 2]), expected, rtol=1e-5)
+    np.testing.assert_allclose(tf.reshape(found, [20, classes]), expected, rtol=1e-5)
 
 
 # Batch by batch.
