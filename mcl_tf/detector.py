@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import threadpoolctl
 
-from mcl_tf import networks, views
+from mcl_tf import ahead, networks, views
 from mcl_tf.config import Config
 from mcl_tf.data import inputs
 from mcl_tf.errors import UsageError, one_line
@@ -108,12 +108,12 @@ class AnomalyDetector:
         embed = self._function("embed", lambda batch: scorer.embed(batch, 8))
         rotations = np.array(views.view_rotations(8))
         fitter = GaussianFitter(scorer.means.shape[1])
-        size = self.config.scoring.scoring_batch_size
+        size = ahead.share(self.config.scoring.scoring_batch_size)
         starts = range(0, len(pictures), size)
+        found = ahead.in_order(lambda start: embed(tf.constant(pictures[start : start + size])).numpy(), starts)
         # NumPy's threads wait for more work by spinning, and would keep the cores from the network.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            for start in tracked(starts, "Fitting Gaussians", len(starts)):
-                embeddings = embed(tf.constant(pictures[start : start + size])).numpy()
+            for start, embeddings in zip(starts, tracked(found, "Fitting Gaussians", len(starts)), strict=True):
                 repeated = np.repeat(labels[start : start + size], 8)
                 flat = embeddings.reshape(-1, embeddings.shape[-1])
                 fitter.update(flat, repeated, np.tile(rotations, len(embeddings)))
@@ -123,8 +123,9 @@ class AnomalyDetector:
         """Mahalanobis distances of every view to every class: float32 [n, V, C]."""
         scorer = self._fitted()
         score_batch = self._function("distances", scorer.distances)
-        batches = inputs.scoring_batches(images, self.config.scoring.scoring_batch_size, scorer.image_size)
-        found = [score_batch(batch).numpy() for batch in tracked(batches, "Scoring")]
+        size = ahead.share(self.config.scoring.scoring_batch_size)
+        batches = inputs.scoring_batches(images, size, scorer.image_size)
+        found = list(tracked(ahead.in_order(lambda batch: score_batch(batch).numpy(), batches), "Scoring"))
         shape = (0, self.config.scoring.views, scorer.means.shape[1])
         return np.concatenate(found) if found else np.zeros(shape, np.float32)
 

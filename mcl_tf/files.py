@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import csv
 import functools
 import glob
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import decoding, versions
+from mcl_tf import ahead, decoding, versions
 from mcl_tf.card import read_card
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError, one_line, printable
@@ -24,7 +22,6 @@ from mcl_tf.monitoring import progress, say
 
 COLUMNS = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
 MAX_BYTES = 2**29  # of one file; encoded pictures are smaller
-_AHEAD = 2  # batches that are read and decoded while one is scored
 
 
 def score_files(config: Config) -> int:
@@ -56,11 +53,11 @@ def score_files(config: Config) -> int:
     bad: list[tuple] = []
     with output, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for names, images, reasons in decoded_batches(left, size, config.scoring.scoring_batch_size):
+        for names, reasons, answers in scored_batches(scorer, left, size, config.scoring.scoring_batch_size):
             good = reasons == ""
             bad += zip(names[~good], reasons[~good], strict=True)
             if good.any():
-                output.write(rows(names[good], score_batch(scorer, images[good])))
+                output.write(rows(names[good], answers))
             bar.update(task, advance=len(names), note=f"{len(bad)} unreadable" if bad else "")
     scored = len(left) - len(bad)
     say(f"{scored} files scored into {options.output}, {len(files) - len(left)} were there, {len(bad)} unreadable")
@@ -138,31 +135,20 @@ def make_decoder(size: int):
     return decode_bytes
 
 
-def decoded_batches(names, size: int, batch_size: int) -> Iterator[tuple]:
-    """Batches (names [n], images uint8 [n, size, size, 3], reasons [n]), read and decoded ahead, in order."""
+def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]:
+    """Batches (names [n], reasons [n], answers to those without a reason), read, decoded and scored, in order."""
     decode = make_decoder(size)
 
-    def load(batch):
+    def load_and_score(batch):
         contents, failures = zip(*map(read_bytes, batch), strict=True)
         images, reasons = decode(contents)
         reasons = [failure or reason for failure, reason in zip(failures, reasons, strict=True)]
-        return np.array(batch, object), images, np.array(reasons, object)
+        reasons = np.array(reasons, object)
+        good = reasons == ""
+        return np.array(batch, object), reasons, score_batch(scorer, images[good]) if good.any() else {}
 
-    starts = iter(range(0, len(names), batch_size))
-    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
-        waiting: collections.deque = collections.deque()
-        for _ in range(_AHEAD + 1):
-            _submit(pool, load, names, starts, batch_size, waiting)
-        while waiting:
-            batch = waiting.popleft().result()
-            _submit(pool, load, names, starts, batch_size, waiting)
-            yield batch
-
-
-def _submit(pool, load, names, starts, batch_size, waiting):
-    start = next(starts, None)
-    if start is not None:
-        waiting.append(pool.submit(load, names[start : start + batch_size]))
+    batch_size = ahead.share(batch_size)
+    return ahead.in_order(load_and_score, (names[i : i + batch_size] for i in range(0, len(names), batch_size)))
 
 
 class Output:
