@@ -10,5 +10,5 @@ define(
     embedding="What the Gaussians are fitted to: the encoder's output or the projection.",
     shrinkage="Shrinkage of the covariances: automatic, a fixed intensity, or none.",
     pass_rate="Share of the held-out normals that the threshold lets pass.",
-    scoring_batch_size="Pictures scored at a time, each with all its views.",
+    scoring_batch_size="Pictures scored at a time, each with all its views, in two halves.",
 )
