@@ -28,13 +28,14 @@ def _transforms():
     """(A, G, B): four results of a filter g over six pixels d are A ((G g) * (B d)); A and B are exact in float32.
 
     A filter and its results are the coefficients of two polynomials whose product the pixels weigh: G and A
-    evaluate them at the points, B interpolates.
+    evaluate them at the points and, last, at infinity, B interpolates.
     """
-    results, filters = (np.vander(_POINTS, count, increasing=True) for count in (_STEP, _SIDE))
+    results, filters = (
+        np.vstack([np.vander(_POINTS, count, increasing=True), np.eye(count)[-1]]) for count in (_STEP, _SIDE)
+    )
     others = [np.delete(_POINTS, place) for place in range(len(_POINTS))]
     scales = [np.prod(point - rest) for point, rest in zip(_POINTS, others, strict=True)]
     pixels = [np.pad(np.poly(rest)[::-1], (0, 1)) for rest in others] + [np.poly(_POINTS)[::-1]]
-    results, filters = (np.vstack([rows, np.eye(rows.shape[1])[-1]]) for rows in (results, filters))  # infinity
     return results.T, filters / np.append(scales, 1.0)[:, None], np.stack(pixels)
 
 

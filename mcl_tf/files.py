@@ -53,12 +53,10 @@ def score_files(config: Config) -> int:
     bad: list[tuple] = []
     with output, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for names, reasons, answers in scored_batches(scorer, left, size, config.scoring.scoring_batch_size):
-            good = reasons == ""
-            bad += zip(names[~good], reasons[~good], strict=True)
-            if good.any():
-                output.write(rows(names[good], answers))
-            bar.update(task, advance=len(names), note=f"{len(bad)} unreadable" if bad else "")
+        for found, failures in scored_batches(scorer, left, size, config.scoring.scoring_batch_size):
+            bad += failures
+            output.write(found)
+            bar.update(task, advance=len(found) + len(failures), note=f"{len(bad)} unreadable" if bad else "")
     scored = len(left) - len(bad)
     say(f"{scored} files scored into {options.output}, {len(files) - len(left)} were there, {len(bad)} unreadable")
     for name, reason in bad:
@@ -136,19 +134,19 @@ def make_decoder(size: int):
 
 
 def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]:
-    """Batches (names [n], reasons [n], answers to those without a reason), read, decoded and scored, in order."""
+    """Batches (rows of the files that were scored, [(name, reason)] of the others), in order."""
     decode = make_decoder(size)
 
-    def load_and_score(batch):
+    def read_and_score(batch):
         contents, failures = zip(*map(read_bytes, batch), strict=True)
         images, reasons = decode(contents)
-        reasons = [failure or reason for failure, reason in zip(failures, reasons, strict=True)]
-        reasons = np.array(reasons, object)
-        good = reasons == ""
-        return np.array(batch, object), reasons, score_batch(scorer, images[good]) if good.any() else {}
+        reasons = np.array([failure or reason for failure, reason in zip(failures, reasons, strict=True)], object)
+        batch, good = np.array(batch, object), reasons == ""
+        found = list(rows(batch[good], score_batch(scorer, images[good]))) if good.any() else []
+        return found, list(zip(batch[~good], reasons[~good], strict=True))
 
     batch_size = ahead.share(batch_size)
-    return ahead.in_order(load_and_score, (names[i : i + batch_size] for i in range(0, len(names), batch_size)))
+    return ahead.in_order(read_and_score, (names[i : i + batch_size] for i in range(0, len(names), batch_size)))
 
 
 class Output:
