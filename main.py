@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         config = config_from_flags()
         import_tensorflow_quietly()
         if config.run.mode == "score":
-            from mcl_tf.files import score_files
+            from mcl_tf.file_scoring import score_files
 
             score_files(config)
         else:

@@ -77,7 +77,7 @@ def main() -> int:
 
 def machine() -> dict[str, str]:
     """What the figures were measured on and with."""
-    from mcl_tf.card import commit
+    from mcl_tf.export.model_card import commit
 
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ def augment(config):
 
     from mcl_tf import views
     from mcl_tf.replicas import Replicas
-    from mcl_tf.training import build_model
+    from mcl_tf.training.trainer import build_model
 
     model = build_model(config, subjects.SIDE)
     pictures = tf.constant(subjects.pictures(config.training.batch_size))

@@ -31,7 +31,7 @@ def _side(name: str):
     """The encoder's forward and backward pass on the views of a step, traced."""
     import tensorflow as tf
 
-    from mcl_tf.training import build_model
+    from mcl_tf.training.trainer import build_model
 
     config = subjects.configuration(name)
     encoder = build_model(config, subjects.SIDE).encoder

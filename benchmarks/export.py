@@ -29,14 +29,14 @@ def sides(name, count, batch, folder):
     """The exported model in batches, from files, and with one picture; and the bare passes beside them."""
     import tensorflow as tf
 
-    from mcl_tf import files
+    from mcl_tf import file_scoring
 
     detector, pictures = subjects.untrained_detector(name), subjects.pictures(count)
     detector.export(folder / "1")
     for place, picture in enumerate(pictures):
         tf.io.write_file(str(folder / f"pictures/{place:05}.png"), tf.io.encode_png(picture))
     bare = subjects.bare_forward(detector.scorer_.network)
-    scorer = files.load_scorer(folder / "1")
+    scorer = file_scoring.load_scorer(folder / "1")
     config = detector.config.replace(
         saved_model=str(folder / "1"), images=str(folder / "pictures"), scoring_batch_size=batch
     )
@@ -47,8 +47,8 @@ def sides(name, count, batch, folder):
         output = folder / "scores.csv"
         output.unlink(missing_ok=True)
         # Loading is once, whatever the number of pictures.
-        with mock.patch.object(files, "load_scorer", return_value=scorer):
-            files.score_files(config.replace(output=str(output)))
+        with mock.patch.object(file_scoring, "load_scorer", return_value=scorer):
+            file_scoring.score_files(config.replace(output=str(output)))
 
     def repeat(times_, call):
         for _ in range(times_):

@@ -40,7 +40,7 @@ def measure(precision: str, compiled: str, device: str, repeats: int) -> list[Ro
     import numpy as np
     import tensorflow as tf
 
-    from mcl_tf.training import Trainer
+    from mcl_tf.training.trainer import Trainer
 
     batch, size = BATCH[device], MATRIX[device]
     config = subjects.configuration("resnet18").replace(

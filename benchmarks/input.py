@@ -36,7 +36,7 @@ def memory(repeats: int):
     """Batches from memory, shuffled and balanced, against the step, and against the pictures asked for."""
     import numpy as np
 
-    from mcl_tf.data.pipeline import training_batches
+    from mcl_tf.data.batches import training_batches
 
     config = subjects.configuration("small")
     batch_size = config.training.batch_size
@@ -75,8 +75,8 @@ def records(directory: str):
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    from mcl_tf.data.protocols import read_pictures
     from mcl_tf.data.sources import load_source
+    from mcl_tf.data.tasks import read_pictures
 
     write_records(directory)
     source = load_source("benchmark_pictures", directory)
@@ -136,7 +136,7 @@ def folder(directory: pathlib.Path):
     import tensorflow as tf
 
     from mcl_tf.data.folders import Folder
-    from mcl_tf.data.protocols import read_pictures
+    from mcl_tf.data.tasks import read_pictures
 
     encoded = []
     place_of_files = directory / "train" / "good"

@@ -24,7 +24,7 @@ def both_losses(views: int, block_size: int = 0):
     """
     import tensorflow as tf
 
-    from mcl_tf import losses, losses_blocked
+    from mcl_tf import blocked_losses, losses
 
     instances = views // 2
     x = tf.random.stateless_normal([2, instances, DIMENSION], [0, 1])
@@ -33,7 +33,7 @@ def both_losses(views: int, block_size: int = 0):
     facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
     compute = losses.anchor_losses
     if block_size:
-        compute, facts["block_size"] = losses_blocked.anchor_losses, block_size
+        compute, facts["block_size"] = blocked_losses.anchor_losses, block_size
 
     @tf.function(autograph=False)
     def both(x):

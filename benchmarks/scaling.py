@@ -38,7 +38,7 @@ def step_seconds(replicas: int) -> float:
     import numpy as np
     import tensorflow as tf
 
-    from mcl_tf.training import Trainer
+    from mcl_tf.training.trainer import Trainer
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
@@ -65,8 +65,8 @@ def short_run() -> tuple[float, float]:
     from absl import flags
 
     from flags import config_from_flags
-    from mcl_tf.data.protocols import build_task
-    from mcl_tf.training import Trainer
+    from mcl_tf.data.tasks import build_task
+    from mcl_tf.training.trainer import Trainer
 
     flags.FLAGS(["benchmarks", "--flagfile=flags/presets/demo.flags"])
     config = config_from_flags()

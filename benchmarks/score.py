@@ -14,13 +14,13 @@ def rows(repeats: int = 7):
     import tensorflow as tf
     import threadpoolctl
 
-    from mcl_tf import ahead
+    from mcl_tf.utils import parallel
 
     for name, (count, batch) in SIZES.items():
         detector = subjects.untrained_detector(name, scoring_batch_size=batch)
         pictures, labels = subjects.pictures(count), np.zeros(count, np.int32)
         bare = subjects.bare_forward(detector.scorer_.network)
-        batch = ahead.share(batch)  # the network gets as many at a time on all sides
+        batch = parallel.share(batch)  # the network gets as many at a time on all sides
         views = tf.random.stateless_uniform((batch * 8, subjects.SIDE, subjects.SIDE, 3), [0, 1])
 
         def passes(bare=bare, views=views, batches=count // batch):

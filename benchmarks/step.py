@@ -26,9 +26,9 @@ def sides(config):
     import numpy as np
     import tensorflow as tf
 
-    from mcl_tf.data.pipeline import training_batches
-    from mcl_tf.optimizers import make_optimizer
-    from mcl_tf.training import build_model
+    from mcl_tf.data.batches import training_batches
+    from mcl_tf.training.optimizers import make_optimizer
+    from mcl_tf.training.trainer import build_model
 
     batch_size = config.training.batch_size
     pictures = subjects.pictures(batch_size * 4)

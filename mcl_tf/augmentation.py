@@ -15,7 +15,7 @@ import math
 import tensorflow as tf
 
 from mcl_tf.config import AugmentationConfig
-from mcl_tf.random_numbers import uniform
+from mcl_tf.utils.stateless_random import uniform
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL and torchvision
 _TRIES = 10  # crops drawn until one fits, as torchvision

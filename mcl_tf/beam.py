@@ -22,9 +22,10 @@ from apache_beam.io import fileio, filesystem
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from mcl_tf import files, versions
-from mcl_tf.card import read_card
+from mcl_tf import file_scoring
 from mcl_tf.errors import UsageError, one_line
+from mcl_tf.export import version_folders
+from mcl_tf.export.model_card import read_card
 
 FAILED = "failed"  # tag of the dead letters
 
@@ -46,11 +47,11 @@ class SavedModelHandler(ModelHandler):
 
     def load_model(self):
         """The signature that scores."""
-        return files.load_scorer(self.saved_model)
+        return file_scoring.load_scorer(self.saved_model)
 
     def run_inference(self, batch, model, inference_args=None):
-        """A list of pictures -> an iterable of dictionaries, as `files.rows` without the file."""
-        return files.rows([""] * len(batch), files.score_batch(model, np.stack(batch)))
+        """A list of pictures -> an iterable of dictionaries, as `file_scoring.rows` without the file."""
+        return file_scoring.rows([""] * len(batch), file_scoring.score_batch(model, np.stack(batch)))
 
     def batch_elements_kwargs(self):
         """Batches of 1 to `batch_size`."""
@@ -69,7 +70,7 @@ class _Decode(beam.DoFn):
         self.size = size
 
     def setup(self):
-        self.decode = files.make_decoder(self.size)
+        self.decode = file_scoring.make_decoder(self.size)
 
     def process(self, element):
         name, content = element
@@ -96,7 +97,7 @@ class ScoreImages(beam.PTransform):
 
     def __init__(self, saved_model: str, batch_size: int = 128):
         super().__init__()
-        path = versions.find(saved_model)
+        path = version_folders.find(saved_model)
         self.size = read_card(path)["image_size"]
         self.handler = KeyedModelHandler(SavedModelHandler(str(path), batch_size))
 
@@ -112,8 +113,8 @@ class _Read(beam.DoFn):
 
     def process(self, metadata):
         try:
-            if metadata.size_in_bytes > files.MAX_BYTES:
-                raise OSError(f"has more than {files.MAX_BYTES} bytes")
+            if metadata.size_in_bytes > file_scoring.MAX_BYTES:
+                raise OSError(f"has more than {file_scoring.MAX_BYTES} bytes")
             with beam.io.filesystems.FileSystems.open(
                 metadata.path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED
             ) as file:

@@ -15,15 +15,16 @@ import numpy as np
 import tensorflow as tf
 import threadpoolctl
 
-from mcl_tf import ahead, networks, views
+from mcl_tf import networks, views
 from mcl_tf.config import Config
-from mcl_tf.data import inputs
+from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.gaussians import GaussianFitter
-from mcl_tf.inference import SelfEnsembleScorer
-from mcl_tf.monitoring import tracked
+from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.scoring import self_ensemble, threshold_at
-from mcl_tf.training import Trainer
+from mcl_tf.training.trainer import Trainer
+from mcl_tf.utils import parallel
+from mcl_tf.utils.console import tracked
 
 _CONFIG, _WEIGHTS = "config.json", "weights.npz"
 
@@ -80,13 +81,13 @@ class AnomalyDetector:
         Returns:
           The detector.
         """
-        pictures, labels = inputs.collect(images, labels, self.config.data.image_size)
+        pictures, labels = arrays.collect(images, labels, self.config.data.image_size)
         labels = np.zeros(len(pictures), np.int32) if labels is None else labels
         self.class_names_ = _check_classes(labels, class_names)
         labels = labels.astype(np.int32)
         count = len(self.class_names_)
         config = self.config = self.config.replace(labelled=count > 1)
-        held_out = inputs.hold_out(labels, config.data)
+        held_out = arrays.hold_out(labels, config.data)
 
         trainer = Trainer(config, pictures[~held_out], labels[~held_out], config.run.run_dir or None)
         scorer = make_scorer(trainer.model, config, count)
@@ -108,9 +109,9 @@ class AnomalyDetector:
         embed = self._function("embed", lambda batch: scorer.embed(batch, 8))
         rotations = np.array(views.view_rotations(8))
         fitter = GaussianFitter(scorer.means.shape[1])
-        size = ahead.share(self.config.scoring.scoring_batch_size)
+        size = parallel.share(self.config.scoring.scoring_batch_size)
         starts = range(0, len(pictures), size)
-        found = ahead.in_order(lambda start: embed(tf.constant(pictures[start : start + size])).numpy(), starts)
+        found = parallel.in_order(lambda start: embed(tf.constant(pictures[start : start + size])).numpy(), starts)
         # NumPy's threads wait for more work by spinning, and would keep the cores from the network.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             for start, embeddings in zip(starts, tracked(found, "Fitting Gaussians", len(starts)), strict=True):
@@ -123,9 +124,9 @@ class AnomalyDetector:
         """Mahalanobis distances of every view to every class: float32 [n, V, C]."""
         scorer = self._fitted()
         score_batch = self._function("distances", scorer.distances)
-        size = ahead.share(self.config.scoring.scoring_batch_size)
-        batches = inputs.scoring_batches(images, size, scorer.image_size)
-        found = list(tracked(ahead.in_order(lambda batch: score_batch(batch).numpy(), batches), "Scoring"))
+        size = parallel.share(self.config.scoring.scoring_batch_size)
+        batches = arrays.scoring_batches(images, size, scorer.image_size)
+        found = list(tracked(parallel.in_order(lambda batch: score_batch(batch).numpy(), batches), "Scoring"))
         shape = (0, self.config.scoring.views, scorer.means.shape[1])
         return np.concatenate(found) if found else np.zeros(shape, np.float32)
 
@@ -202,15 +203,15 @@ class AnomalyDetector:
         Returns:
           The SavedModel's path, absolute.
         """
-        from mcl_tf import card, export, half_precision, serving
+        from mcl_tf.export import float16_weights, model_card, saved_model, signatures
 
         scorer, config = self._fitted(), self.config.serving
         facts = (self.calibration_scores_, self.class_names_)
-        sheet = card.make_card(self.config, scorer, *facts, config.export_precision, figures)
+        sheet = model_card.make_card(self.config, scorer, *facts, config.export_precision, figures)
         if config.export_precision == "float16":
-            scorer = scorer.with_network(half_precision.half_precision(scorer.network))
-        served = serving.ServedScorer(scorer, *facts)
-        return export.export_saved_model(
+            scorer = scorer.with_network(float16_weights.half_precision(scorer.network))
+        served = signatures.ServedScorer(scorer, *facts)
+        return saved_model.export_saved_model(
             served,
             path,
             card=sheet,

@@ -14,19 +14,13 @@ import tensorflow as tf
 from mcl_tf import evaluation
 from mcl_tf.config import Config
 from mcl_tf.data import folders
-from mcl_tf.data.protocols import Task, build_task
+from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError
-from mcl_tf.monitoring import (
-    CollapseWarning,
-    PeriodicEvaluation,
-    ProgressReport,
-    TensorBoardScalars,
-    say,
-    tracked,
-)
 from mcl_tf.scoring import self_ensemble
-from mcl_tf.strategies import is_chief, make_strategy
+from mcl_tf.training.callbacks import CollapseWarning, PeriodicEvaluation, ProgressReport, TensorBoardScalars
+from mcl_tf.training.distribution import is_chief, make_strategy
+from mcl_tf.utils.console import say, tracked
 
 MONITORED = 1000  # pictures, of training and test each, behind the AUROC shown during training
 

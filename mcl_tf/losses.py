@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mcl_tf.random_numbers import uniform
+from mcl_tf.utils.stateless_random import uniform
 
 MIN_SIMILARITY = 1e-7  # Similarities are clipped from below, as in the authors' code.
 # exp() of at most this stays finite in float32 when 1e8 of them are summed; beyond it rows are shifted.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from mcl_tf import augmentation, losses, losses_blocked, views
+from mcl_tf import augmentation, blocked_losses, losses, views
 from mcl_tf.config import AugmentationConfig, LossConfig
 from mcl_tf.replicas import Replicas
 
@@ -33,7 +33,7 @@ class MaskedContrastiveModel(tf.keras.Model):
       decay_exclusions: leave biases and batch normalisation out of the penalty.
       clip_norm: largest global norm of the loss's gradient, all replicas joined; 0 for no limit.
       ema: decay of the moving averages of the weights; 0 for none.
-      loss_block_size: anchors a block of the loss, see `losses_blocked`; 0 for all at once.
+      loss_block_size: anchors a block of the loss, see `blocked_losses`; 0 for all at once.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         partners = losses.sample_partners(labels, rotations, seed)
         anchor_losses: Callable = losses.anchor_losses
         if self.loss_block_size:
-            anchor_losses = functools.partial(losses_blocked.anchor_losses, block_size=self.loss_block_size)
+            anchor_losses = functools.partial(blocked_losses.anchor_losses, block_size=self.loss_block_size)
         ccm, spa = anchor_losses(
             z,
             labels,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from mcl_tf import augmentation as aug
 from mcl_tf import views
 from mcl_tf.config import AugmentationConfig
-from mcl_tf.random_numbers import uniform
+from mcl_tf.utils.stateless_random import uniform
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 OFF = AugmentationConfig(flip_probability=0.0, jitter_probability=0.0, grey_probability=0.0)

@@ -13,7 +13,7 @@ pytest.importorskip("apache_beam", reason="needs the extra `beam`")
 
 import mcl_tf
 from mcl_tf.config import Config
-from mcl_tf.files import score_files
+from mcl_tf.file_scoring import score_files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A SavedModel and pictures of several sizes, two of them broken."""
-    import test_export as export
+    import test_saved_model as export
     from test_serving import encoded
 
     folder = tmp_path_factory.mktemp("beam")

@@ -15,7 +15,7 @@ import main
 from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, RunConfig, ServingConfig, check, describe_range, value_type
 from mcl_tf.errors import UsageError
-from mcl_tf.optimizers import peak_learning_rate
+from mcl_tf.training.optimizers import peak_learning_rate
 
 PRESETS = sorted((pathlib.Path(main.__file__).parent / "flags" / "presets").glob("*.flags"))
 GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}

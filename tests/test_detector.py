@@ -10,7 +10,7 @@ import sklearn.covariance
 import tensorflow as tf
 
 import mcl_tf
-from mcl_tf.data import inputs
+from mcl_tf.data import arrays
 
 OPTIONS = dict(
     encoder="small", width=0.25, projection_hidden=32, projection_dim=16, batch_size=8, calibration_fraction=0.25
@@ -264,7 +264,7 @@ def test_scoring_options(options):
     # more than their 16 dimensions, so that a covariance without shrinkage has an inverse.
     detector = make_detector(**options, calibration_fraction=0.01).fit(noise(COUNT))
     scoring = detector.config.scoring
-    held_out = inputs.hold_out(np.zeros(COUNT, int), detector.config.data)
+    held_out = arrays.hold_out(np.zeros(COUNT, int), detector.config.data)
     images = noise(6, seed=1)
     expected = reference_distances(detector, noise(COUNT)[~held_out], images)
     expected = expected[:, {8: slice(None), 4: slice(0, 8, 2), 1: slice(0, 1)}[scoring.views]]
@@ -311,7 +311,7 @@ def test_threshold_lets_the_pass_rate_pass(pass_rate):
 def test_every_class_has_its_own_gaussians(labelled):
     """Distances to a class are those to Gaussians of that class's pictures alone."""
     train, labels = tinted(COUNT)
-    fitted = ~inputs.hold_out(labels, labelled.config.data)
+    fitted = ~arrays.hold_out(labels, labelled.config.data)
     images = noise(6, seed=1)
     distances = labelled.distances(images)
     assert distances.shape == (6, 8, 2)

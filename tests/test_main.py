@@ -201,9 +201,9 @@ def test_a_loss_that_is_not_finite_is_one_line_and_keeps_the_checkpoint(tmp_path
 @pytest.mark.parametrize(("mode", "advice"), [("score", "--resume goes on"), ("train", "newest checkpoint")])
 def test_ctrl_c_says_how_to_go_on(mode, advice):
     code = (
-        "import sys, main, mcl_tf.files, mcl_tf.experiment\n"
+        "import sys, main, mcl_tf.file_scoring, mcl_tf.experiment\n"
         "def interrupted(config): raise KeyboardInterrupt\n"
-        "mcl_tf.files.score_files = mcl_tf.experiment.run = interrupted\n"
+        "mcl_tf.file_scoring.score_files = mcl_tf.experiment.run = interrupted\n"
         f"sys.exit(main.main(['main.py', '--mode={mode}']))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from mcl_tf import losses, views
 from mcl_tf.config import Config
-from mcl_tf.data.pipeline import training_batches
+from mcl_tf.data.batches import training_batches
 from mcl_tf.replicas import Replicas
-from mcl_tf.training import build_model, resolve_loss
+from mcl_tf.training.trainer import build_model, resolve_loss
 
 CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8)
 

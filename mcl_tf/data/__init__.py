@@ -1,0 +1,1 @@
+"""From files, data sets and arrays to batches of images."""

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf import decoding
+from mcl_tf.data import decoding
 from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")

@@ -1,0 +1,127 @@
+"""What a server runs: the scorer with threshold, held-out scores and class names, a function a signature.
+
+Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf import scoring, views
+from mcl_tf.data import decoding
+from mcl_tf.scorer import SelfEnsembleScorer
+
+THRESHOLD, CALIBRATION = "threshold", "calibration_scores"  # names of variables, by which set_threshold finds them
+
+
+class ServedScorer(tf.keras.Model):
+    """A scorer with everything that an answer names.
+
+    Args:
+      scorer: with Gaussians and threshold set.
+      calibration_scores: float [m], scores of held-out normal pictures, m at least 1.
+      class_names: a name a class.
+    """
+
+    def __init__(self, scorer: SelfEnsembleScorer, calibration_scores, class_names):
+        super().__init__(name="served")
+        scores = np.sort(np.asarray(calibration_scores, np.float32))
+        self.scorer = scorer
+        self.class_names = tuple(str(name) for name in class_names)
+        self.calibration_scores = self.add_weight(
+            name=CALIBRATION, shape=scores.shape, initializer="zeros", trainable=False, dtype="float32"
+        )
+        self.calibration_scores.assign(scores)
+        self.built = True
+
+    def signatures(self):
+        """{name: (function, specification of its one input)}; every dimension of an input is free."""
+        images = tf.TensorSpec([None, None, None, None], tf.uint8, name="images")
+        contents = tf.TensorSpec([None], tf.string, name="image_bytes")
+        return {
+            "serving_default": (lambda images: self.score(to_rgb(images)), images),
+            "serving_bytes": (self.score_bytes, contents),
+            "embed": (lambda images: self.embed(to_rgb(images)), images),
+            "explain": (lambda images: self.explain(to_rgb(images)), images),
+        }
+
+    def call(self, images):
+        """As `score`."""
+        return self.score(images)
+
+    def score(self, images):
+        """Scores pictures.
+
+        Args:
+          images: uint8 [n, h, w, 3].
+
+        Returns:
+          score: float32 [n], higher is more abnormal, always finite.
+          is_anomaly: bool [n], whether it is above the threshold.
+          p_value: float32 [n], share of the held-out normal pictures that score at least as high.
+          nearest_class: int32 [n].
+          class_name: string [n], that class's name.
+        """
+        scores, classes = scoring.self_ensemble(self.scorer.distances(images), self.scorer.config.method)
+        scores = _finite("score", scores)
+        held_out = tf.convert_to_tensor(self.calibration_scores)
+        below = tf.searchsorted(held_out, scores, side="left")
+        total = tf.size(held_out)
+        return {
+            "score": scores,
+            "is_anomaly": scores > self.scorer.threshold,
+            "p_value": tf.cast(total - below, tf.float32) / tf.cast(total, tf.float32),
+            "nearest_class": classes,
+            "class_name": tf.gather(tf.constant(self.class_names), classes),
+        }
+
+    def score_bytes(self, image_bytes):
+        """Scores encoded pictures, string [n], each of its own size; see `mcl_tf.data.decoding`."""
+        return self.score(decoding.decode_or_fail(image_bytes, self.scorer.image_size))
+
+    def embed(self, images):
+        """uint8 [n, h, w, 3] -> embedding float32 [n, V, D] of every view, of length 1."""
+        return {"embedding": _finite("embedding", self.scorer.embed(images, self.scorer.config.views))}
+
+    def explain(self, images):
+        """What a score is made of.
+
+        Args:
+          images: uint8 [n, h, w, 3].
+
+        Returns:
+          distances: float32 [n, V, C], Mahalanobis distance of every view to every class.
+          rotation: int32 [n, V], the view's quarter turns counter-clockwise.
+          flipped: bool [n, V], whether the view was flipped left-right before it was turned.
+        """
+        distances = _finite("distances", self.scorer.distances(images))
+        count = self.scorer.config.views
+        shape = tf.shape(distances)[:2]
+        return {
+            "distances": distances,
+            "rotation": tf.broadcast_to(tf.constant(views.view_rotations(count)), shape),
+            "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
+        }
+
+
+def to_rgb(images):
+    """uint8 [n, h, w, c] with c only known when it runs -> [n, h, w, 3]: grey repeated, alpha dropped.
+
+    It comes to the same as `views.prepare`'s own rule, for resizing treats every channel alike.
+    """
+    shape = tf.shape(images)
+    known = tf.reduce_any(shape[3] == tf.constant([1, 3, 4]))
+    message = "images must be uint8 [n, h, w, c] with h and w at least 1 and c = 1, 3 or 4. Received:"
+    check = tf.debugging.Assert(known & tf.reduce_all(shape[1:3] > 0), [message, shape])
+    with tf.control_dependencies([check]):
+        colours = tf.broadcast_to(images[..., :3], [*tf.unstack(shape[:3]), 3])
+    return tf.ensure_shape(colours, [None, None, None, 3])
+
+
+def _finite(name, values):
+    """The values, or an error that names the first picture with one that is not a finite number."""
+    bad = tf.where(~tf.math.is_finite(values))[:1, 0]
+    message = f"The model has no finite {name} for the picture at index"
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad])]):
+        return tf.identity(values)
