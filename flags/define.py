@@ -1,20 +1,21 @@
-"""Flags out of a configuration group: type, default and range come from its fields, the help from here."""
+"""Defines flags from a configuration group: type, default and range come from its fields, the help from here."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 
-from mcl_tf.config import check, describe_range, value_type
+from mcl_tf.config import check
+from mcl_tf.constraints import AnyOf, Boolean, Interval, ListOf, Text
 from mcl_tf.errors import UsageError
 
 flags.disclaim_key_flags()  # a flag belongs to the module that calls define()
 
 
 def define(group: type, **helps: str) -> None:
-    """Defines one flag a field of a configuration group.
+    """Define one flag per field of a configuration group.
 
     Args:
       group: a dataclass of `mcl_tf.config`.
@@ -24,25 +25,26 @@ def define(group: type, **helps: str) -> None:
     if set(fields) != set(helps):
         raise TypeError(f"{group.__name__} and its helps differ: {set(fields) ^ set(helps)}")
     for name, field in fields.items():
-        possible = describe_range(field)
-        text = f"{helps[name]} Possible: {possible}." if possible else helps[name]
+        constraint = field.metadata["constraint"]
+        text = helps[name]
+        if not isinstance(constraint, (Boolean, Text)) and constraint != ListOf(Text()):
+            text += f" Possible: {constraint}."
         _define_one(field, text)
         flags.register_validator(name, _validator(field))
 
 
 def _define_one(field: dataclasses.Field, text: str) -> None:
-    kind, options = value_type(field), field.metadata.get("options", ())
-    default: Any = field.default
-    if kind is bool:
+    constraint, default = field.metadata["constraint"], cast(Any, field.default)
+    if isinstance(constraint, Boolean):
         flags.DEFINE_bool(field.name, default, text)
-    elif isinstance(default, tuple):
+    elif isinstance(constraint, ListOf):
         flags.DEFINE_list(field.name, [str(item) for item in default], text)
-    elif kind is str or options and "low" in field.metadata:
-        flags.DEFINE_string(field.name, default, text)
-    elif kind is int:
+    elif isinstance(constraint, Interval) and constraint.type is float:
+        flags.DEFINE_float(field.name, default, text)
+    elif isinstance(default, int):
         flags.DEFINE_integer(field.name, default, text)
     else:
-        flags.DEFINE_float(field.name, default, text)
+        flags.DEFINE_string(field.name, default, text)
 
 
 def _validator(field: dataclasses.Field):
@@ -56,17 +58,24 @@ def _validator(field: dataclasses.Field):
     return validate
 
 
-def to_field(field: dataclasses.Field, value):
-    """A flag's value as the field's: lists become tuples, words that stand for numbers or None become those."""
-    if isinstance(value, list):
-        items = tuple(item.strip() for item in value)
-        whole = value_type(field) is int and all(item.isdecimal() for item in items)
-        return tuple(int(item) for item in items) if whole else items
-    if isinstance(value, str) and "low" in field.metadata:
-        if value.lower() == "none":
+def to_field(field: dataclasses.Field, value: Any) -> Any:
+    """Convert a flag's value to the field's: lists to tuples, strings to numbers or None if possible."""
+    constraint = field.metadata["constraint"]
+    if isinstance(constraint, ListOf):
+        return tuple(_parse(constraint.item, item.strip()) for item in value)
+    return _parse(constraint, value) if isinstance(value, str) else value
+
+
+def _parse(constraint, text: str) -> Any:
+    """Return the value that a text stands for; the text itself where it stands for nothing else."""
+    if isinstance(constraint, AnyOf):
+        if constraint.accepts(None) and text.lower() == "none":
             return None
+        values = (_parse(member, text) for member in constraint.constraints)
+        return next((value for value in values if constraint.accepts(value)), text)
+    if isinstance(constraint, Interval):
         try:
-            return float(value)
+            return constraint.type(text)
         except ValueError:
-            return value
-    return value
+            return text
+    return text

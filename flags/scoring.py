@@ -5,10 +5,11 @@ from mcl_tf.config import ScoringConfig
 
 define(
     ScoringConfig,
-    views="Views of a picture at test time: 8 (rotations and flips), 4 (rotations), 1 (the picture alone).",
-    method="How a picture's distances become a score: harmonic mean, sum or minimum over its views.",
-    embedding="What the Gaussians are fitted to: the encoder's output or the projection.",
+    views="Number of views per image at test time: 8 (rotations and flips), 4 (rotations) or 1 (the image alone).",
+    method="How the distances of an image's views become its score: harmonic mean, sum or minimum; `mean` is "
+    "the paper's name for the sum.",
+    embedding="What the Gaussians are fitted to: the output of the encoder or the projection.",
     shrinkage="Shrinkage of the covariances: automatic, a fixed intensity, or none.",
-    pass_rate="Share of the held-out normals that the threshold lets pass.",
-    scoring_batch_size="Pictures scored at a time, each with all its views, in two halves.",
+    pass_rate="Share of the held-out normal images that score at most the threshold.",
+    scoring_batch_size="Number of images scored at a time, each with all its views, in two halves.",
 )

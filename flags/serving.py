@@ -1,16 +1,12 @@
-"""The exported model, and the scoring of files with it."""
+"""The exported model."""
 
 from flags.define import define
 from mcl_tf.config import ServingConfig
 
 define(
     ServingConfig,
-    export_precision="Type that the SavedModel keeps the network's weights in; `float16` halves its size, and it "
-    "still computes in float32.",
-    keep_versions="Versions kept in saved_model/, the newest; 0 keeps all.",
-    serving_batch_sizes="Batch sizes that the warm-up requests have, with commas; the server's "
-    "allowed_batch_sizes.",
-    saved_model="With --mode=score: a SavedModel, or the folder of its versions, whose newest is taken.",
-    images="With --mode=score: a folder, with all files in it at any depth, or a glob such as 'shots/**/*.png'.",
-    output="With --mode=score: the file of the scores, CSV, or JSON lines if it ends in .jsonl.",
+    export_precision="Type of the network's weights in the SavedModel; `float16` halves its size, computation stays "
+    "in float32.",
+    keep_versions="Number of newest versions to keep in saved_model/; 0 keeps all.",
+    serving_batch_sizes="Comma-separated batch sizes of the warm-up requests; use the server's allowed_batch_sizes.",
 )

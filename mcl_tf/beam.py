@@ -1,20 +1,21 @@
-"""Scores more pictures than one machine holds: an Apache Beam transform and its command line (extra `beam`).
+"""Scores images on many machines: an Apache Beam transform and its command line (extra `beam`).
 
     python -m mcl_tf.beam --saved_model=DIR --input='shots/**.png' --output=PREFIX
 
-All other options are Beam's: --runner, --direct_num_workers, ... PREFIX-*.jsonl holds the scores, as
-`--mode=score` writes them, PREFIX-unreadable-*.jsonl the files that could not be scored, with the reason.
+All other options are those of Beam: --runner, --direct_num_workers, ... The scores go to PREFIX-*.jsonl, in the format
+of `mcl_tf.score_files`; files that could not be scored go to PREFIX-unreadable-*.jsonl, with the reason.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import argparse
 import json
+import sys
 
 import apache_beam as beam
 import numpy as np
@@ -27,17 +28,17 @@ from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
 from mcl_tf.export.model_card import read_card
 
-FAILED = "failed"  # tag of the dead letters
+FAILED = "failed"  # tag of the output for images that could not be scored
 
 
 class SavedModelHandler(ModelHandler):
-    """How Beam's RunInference runs the SavedModel on batches of pictures uint8 [s, s, 3].
+    """Runs the SavedModel on batches of images uint8 [s, s, 3] for Beam's RunInference.
 
-    Beam's own handler for TensorFlow loads with Keras, which reads no SavedModel any more.
+    Beam's own handler for TensorFlow loads models with Keras, which no longer reads SavedModels.
 
     Args:
-      saved_model: its folder; every worker must reach it.
-      batch_size: most pictures of one call.
+      saved_model: its folder, which every worker must reach.
+      batch_size: maximum number of images per call.
     """
 
     def __init__(self, saved_model: str, batch_size: int = 128):
@@ -46,24 +47,24 @@ class SavedModelHandler(ModelHandler):
         self.batch_size = batch_size
 
     def load_model(self):
-        """The signature that scores."""
+        """Load the signature that scores."""
         return file_scoring.load_scorer(self.saved_model)
 
     def run_inference(self, batch, model, inference_args=None):
-        """A list of pictures -> an iterable of dictionaries, as `file_scoring.rows` without the file."""
-        return file_scoring.rows([""] * len(batch), file_scoring.score_batch(model, np.stack(batch)))
+        """Score a list of images; return rows as `file_scoring.make_rows` does, without file names."""
+        return file_scoring.make_rows([""] * len(batch), file_scoring.score_batch(model, np.stack(batch)))
 
     def batch_elements_kwargs(self):
-        """Batches of 1 to `batch_size`."""
+        """Return the limits of the batch size."""
         return {"min_batch_size": 1, "max_batch_size": self.batch_size}
 
     def get_metrics_namespace(self) -> str:
-        """The name under which Beam counts."""
+        """Return the name for Beam's metrics."""
         return "mcl_tf"
 
 
 class _Decode(beam.DoFn):
-    """(name, bytes) -> (name, picture), or the tagged output {file, reason}."""
+    """Maps (name, bytes) to (name, image), or to the tagged output {file, reason}."""
 
     def __init__(self, size):
         super().__init__()
@@ -82,14 +83,14 @@ class _Decode(beam.DoFn):
 
 
 class ScoreImages(beam.PTransform):
-    """Scores encoded pictures with Beam's RunInference.
+    """Scores encoded images with Beam's RunInference.
 
-    A PCollection of (name, bytes) becomes {"scores": PCollection of rows as `--mode=score` writes them, "failed":
-    PCollection of {"file", "reason"}}.
+    It maps a PCollection of (name, bytes) to {"scores": PCollection of rows as `mcl_tf.score_files` writes them,
+    "failed": PCollection of {"file", "reason"}}.
 
     Args:
       saved_model: a SavedModel or the folder of its versions.
-      batch_size: most pictures of one call of the model.
+      batch_size: maximum number of images per call of the model.
 
     Raises:
       UsageError: there is no SavedModel with a model card.
@@ -101,15 +102,16 @@ class ScoreImages(beam.PTransform):
         self.size = read_card(path)["image_size"]
         self.handler = KeyedModelHandler(SavedModelHandler(str(path), batch_size))
 
-    def expand(self, pictures):
-        decoded = pictures | "Decode" >> beam.ParDo(_Decode(self.size)).with_outputs(FAILED, main="pictures")
-        answers = decoded.pictures | "Score" >> RunInference(self.handler)
-        rows = answers | "Name" >> beam.MapTuple(lambda name, row: {**row, "file": name})
+    def expand(self, images):
+        """Build the transform."""
+        decoded = images | "Decode" >> beam.ParDo(_Decode(self.size)).with_outputs(FAILED, main="images")
+        outputs = decoded.images | "Score" >> RunInference(self.handler)
+        rows = outputs | "Name" >> beam.MapTuple(lambda name, row: {**row, "file": name})
         return {"scores": rows, FAILED: decoded[FAILED]}
 
 
 class _Read(beam.DoFn):
-    """A matched file -> (name, bytes), or the tagged output {file, reason}."""
+    """Maps a matched file to (name, bytes), or to the tagged output {file, reason}."""
 
     def process(self, metadata):
         try:
@@ -125,7 +127,7 @@ class _Read(beam.DoFn):
 
 
 def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
-    """Builds and runs the pipeline of the command line."""
+    """Build and run the pipeline of the command line."""
     if not any(match.metadata_list for match in beam.io.filesystems.FileSystems.match([options.input])):
         raise UsageError(f"--input must be a glob that matches files. Received: {options.input}")
     score = ScoreImages(options.saved_model, options.batch_size)
@@ -136,10 +138,10 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
             | beam.Reshuffle()
             | "Read" >> beam.ParDo(_Read()).with_outputs(FAILED, main="contents")
         )
-        found = read.contents | score
-        failed = (read[FAILED], found[FAILED]) | beam.Flatten()
+        results = read.contents | score
+        failed = (read[FAILED], results[FAILED]) | beam.Flatten()
         for label, rows, prefix in (
-            ("Scores", found["scores"], options.output),
+            ("Scores", results["scores"], options.output),
             ("Unreadable", failed, f"{options.output}-unreadable"),
         ):
             text = rows | f"{label} as JSON" >> beam.Map(json.dumps)
@@ -147,12 +149,12 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; gives the exit code."""
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--saved_model", required=True, help="a SavedModel, or the folder of its versions")
-    parser.add_argument("--input", required=True, help="a glob of picture files")
-    parser.add_argument("--output", required=True, help="what the names of the written files begin with")
-    parser.add_argument("--batch_size", type=int, default=128, help="most pictures of one call of the model")
+    parser.add_argument("--input", required=True, help="a glob of image files")
+    parser.add_argument("--output", required=True, help="prefix of the names of the written files")
+    parser.add_argument("--batch_size", type=int, default=128, help="maximum number of images per call of the model")
     options, rest = parser.parse_known_args(arguments)
     try:
         if options.batch_size < 1:
@@ -165,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Workers unpickle what they run by its module's name, which `__main__` is not on another machine.
+    # Workers unpickle functions by the name of their module, which is not `__main__` on another machine.
     from mcl_tf import beam as module
 
     sys.exit(module.main())

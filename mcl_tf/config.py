@@ -1,42 +1,59 @@
 """The configuration: the one place for every default value and every range.
 
-Frozen dataclasses of plain values; nothing here imports TensorFlow, so that `main.py --help` is quick.
+Frozen dataclasses of plain values. Nothing here imports TensorFlow, so that `main.py --help` is quick.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 from typing import Any
 
+from mcl_tf.constraints import AnyOf, Boolean, Choice, Interval, ListOf, Nothing, Text
 from mcl_tf.errors import UsageError
 
-SMALL_PICTURE = 96  # From this size on encoders use the 7x7 stem (SimCLR, appendix B.9).
-# Peak learning rates of the optimisers for 256 instances a step, where none is asked for.
+SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
+# Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
 
+def _field(default, constraint):
+    """Create a field whose values the constraint checks."""
+    return dataclasses.field(default=default, metadata={"constraint": constraint})
+
+
+def _integer(default, low, high):
+    return _field(default, Interval(int, low, high))
+
+
 def _number(default, low, high):
-    """A numeric field with an inclusive range."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+    return _field(default, Interval(float, low, high))
 
 
 def _choice(default, *options):
-    """A field that takes one of the options."""
-    return dataclasses.field(default=default, metadata={"options": options})
+    return _field(default, Choice(*options))
+
+
+def _boolean(default):
+    return _field(default, Boolean())
+
+
+def _text(default):
+    return _field(default, Text())
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which pictures there are and which of them are normal."""
+    """The images and which of them are normal."""
 
-    dataset: str = "digits"
-    normal: tuple[str, ...] = ("0",)
-    labelled: bool = False
-    anomaly_dataset: str = ""
-    image_size: int = _number(0, 0, 1024)
+    dataset: str = _text("digits")
+    normal: tuple[str, ...] = _field(("0",), ListOf(Text()))
+    labelled: bool = _boolean(False)
+    anomaly_dataset: str = _text("")
+    image_size: int = _integer(0, 0, 1024)
     calibration_fraction: float = _number(0.1, 0.01, 0.5)
-    seed: int = _number(0, 0, 2**31 - 1)
+    seed: int = _integer(0, 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +62,13 @@ class ModelConfig:
 
     encoder: str = _choice("resnet18", "small", "resnet18", "resnet34", "resnet50")
     width: float = _number(1.0, 0.0625, 8.0)
-    projection_hidden: int = _number(2048, 1, 65536)
-    projection_dim: int = _number(128, 2, 8192)
+    projection_hidden: int = _integer(2048, 1, 65536)
+    projection_dim: int = _integer(128, 2, 8192)
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """SimCLR's augmentation; a probability of 0 switches a step off."""
+    """SimCLR's augmentation; a probability of 0 switches an operation off."""
 
     strength: float = _number(0.5, 0.0, 1.0)
     flip_probability: float = _number(0.5, 0.0, 1.0)
@@ -65,29 +82,29 @@ class LossConfig:
     """Masked contrastive loss; `beta` None means 2 with labels and 1 / temperature without."""
 
     alpha: float = _number(0.05, 0.0, 1000.0)
-    beta: float | None = _number(None, 0.0, 1000.0)
+    beta: float | None = _field(None, AnyOf(Nothing(), Interval(float, 0.0, 1000.0)))
     temperature: float = _number(0.2, 0.001, 100.0)
     spa_weight: float = _number(1.0, 0.0, 1000.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation. `learning_rate` is for 256 instances (64 pictures) a step; None means the optimiser's own."""
+    """Optimization; `learning_rate` holds for 256 instances (64 images) per step, None for the optimizer's own."""
 
-    epochs: int = _number(400, 0, 1_000_000)
-    max_steps: int = _number(0, 0, 2**31 - 1)
-    batch_size: int = _number(128, 1, 1_048_576)
+    epochs: int = _integer(400, 0, 1_000_000)
+    max_steps: int = _integer(0, 0, 2**31 - 1)
+    batch_size: int = _integer(128, 1, 1_048_576)
     optimizer: str = _choice("sgd", *LEARNING_RATES)
-    learning_rate: float | None = _number(None, 0.0, 1e6)
+    learning_rate: float | None = _field(None, AnyOf(Nothing(), Interval(float, 0.0, 1e6)))
     momentum: float = _number(0.9, 0.0, 0.9999)
     weight_decay: float = _number(1e-6, 0.0, 1.0)
     final_learning_rate: float = _number(5e-4, 0.0, 1.0)
     warmup_epochs: float = _number(0.0, 0.0, 1_000_000.0)
     clip_norm: float = _number(0.0, 0.0, 1e9)
-    decay_exclusions: bool = False
+    decay_exclusions: bool = _boolean(False)
     ema: float = _number(0.0, 0.0, 0.999999)
-    balanced_batches: bool = False
-    precision: str = _choice("float32", "float32", "bfloat16", "float16")
+    balanced_batches: bool = _boolean(False)
+    precision: str = _choice("float32", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,52 +112,50 @@ class ScoringConfig:
     """Gaussians and self-ensemble inference."""
 
     views: int = _choice(8, 1, 4, 8)
-    method: str = _choice("weighted", "weighted", "mean", "min")
+    method: str = _choice("weighted", "weighted", "sum", "mean", "min")
     embedding: str = _choice("encoder", "encoder", "projection")
-    shrinkage: float | str | None = dataclasses.field(
-        default="ledoit_wolf", metadata={"low": 0.0, "high": 1.0, "options": ("ledoit_wolf", None)}
+    shrinkage: float | str | None = _field(
+        "ledoit_wolf", AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
     )
     pass_rate: float = _number(0.95, 0.0, 1.0)
-    scoring_batch_size: int = _number(128, 1, 65536)
+    scoring_batch_size: int = _integer(128, 1, 65536)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Where and how a run happens; nothing here changes a figure by more than rounding, so a run may be resumed
-    with other values."""
+    """Where and how a run happens.
 
-    mode: str = _choice("train", "train", "score")
-    run_dir: str = ""
-    data_dir: str = ""
+    None of these options changes a result by more than rounding, so that a run may be resumed with other values.
+    """
+
+    run_dir: str = _text("")
+    data_dir: str = _text("")
     strategy: str = _choice("auto", "auto", "one_device", "mirrored", "multi_worker", "tpu")
     jit_compile: str = _choice("auto", "auto", "on", "off")
-    loss_block_size: int = _number(0, 0, 2**31 - 1)
-    evaluate_every: int = _number(0, 0, 1_000_000)
-    resume: bool | None = None
-    checkpoint_every: int = _number(0, 0, 1_000_000)
+    loss_block_size: int = _integer(0, 0, 2**31 - 1)
+    evaluate_every: int = _integer(0, 0, 1_000_000)
+    resume: bool = _boolean(True)
+    checkpoint_every: int = _integer(0, 0, 1_000_000)
     checkpoint_minutes: float = _number(2.0, 0.0, 1e6)
-    keep_checkpoints: int = _number(3, 1, 1000)
-    worker_timeout: int = _number(600, 10, 1_000_000)
+    keep_checkpoints: int = _integer(3, 1, 1000)
+    worker_timeout: int = _integer(600, 10, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
 class ServingConfig:
-    """The exported model, and the scoring of files with it; nothing here changes a run's figures."""
+    """The exported model; none of these options changes the results of a run."""
 
     export_precision: str = _choice("float32", "float32", "float16")
-    keep_versions: int = _number(3, 0, 1_000_000)
-    serving_batch_sizes: tuple[int, ...] = _number((1, 8, 32), 1, 4096)
-    saved_model: str = ""
-    images: str = ""
-    output: str = ""
+    keep_versions: int = _integer(3, 0, 1_000_000)
+    serving_batch_sizes: tuple[int, ...] = _field((1, 8, 32), ListOf(Interval(int, 1, 4096)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run depends on, in groups; field names are unique across the groups.
+    """Everything that a run depends on, in groups; field names are unique across the groups.
 
     Raises:
-      UsageError: a value is out of its range; the message names field, range and value.
+      UsageError: a value is out of its range; the message names the field, its range and the value.
     """
 
     data: DataConfig = DataConfig()
@@ -159,44 +174,51 @@ class Config:
                 check(field, getattr(section, field.name))
 
     def replace(self, **overrides: Any) -> Config:
-        """A copy with some fields changed by their flat names, e.g. `replace(encoder="small", epochs=3)`."""
+        """Return a copy with some fields changed by their flat names, e.g. `replace(encoder="small", epochs=3)`.
+
+        Raises:
+          UsageError: a name is unknown or a value out of its range.
+        """
         groups = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         owner = {f.name: name for name, group in groups.items() for f in dataclasses.fields(group)}
         for name, value in overrides.items():
             if name not in owner:
                 raise UsageError(f"Unknown option. Possible: {', '.join(sorted(owner))}. Received: {name}")
             value = tuple(value) if isinstance(value, list) else value
+            if isinstance(value, numbers.Number) and hasattr(value, "item"):
+                value = value.item()  # a number of NumPy, which JSON does not take
             groups[owner[name]] = dataclasses.replace(groups[owner[name]], **{name: value})
         return Config(**groups)
 
     def flat(self) -> dict[str, Any]:
-        """All fields by their flat names."""
-        return {k: v for group in dataclasses.asdict(self).values() for k, v in group.items()}
+        """Return all values by their flat names."""
+        groups = (getattr(self, group.name) for group in dataclasses.fields(self))
+        return {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
 
     def to_json(self) -> str:
-        """The configuration as indented JSON, one object a group."""
+        """Return the configuration as indented JSON, one object per group."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Reads what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
-          UsageError: the text is no JSON object of known groups and fields.
+          UsageError: the text is not a JSON object of known groups and fields.
         """
         try:
             groups = json.loads(text)
             flat = {name: value for group in groups.values() for name, value in group.items()}
             known = {f.name: set(vars(f.default)) for f in dataclasses.fields(cls)}
-            strange = [f for name, group in groups.items() for f in group if f not in known.get(name, ())]
-            if strange:
-                raise UsageError(f"options that their group does not have. Received: {', '.join(strange)}")
+            unknown = [f for name, group in groups.items() for f in group if f not in known.get(name, ())]
+            if unknown:
+                raise UsageError(f"options that their group does not have. Received: {', '.join(unknown)}")
         except (ValueError, AttributeError) as error:
             raise UsageError(f"This is not a configuration in JSON: {error}") from None
         return cls().replace(**flat)
 
     def differences(self, other: Config) -> list[str]:
-        """Fields in which two configurations would give other figures, as `name: mine, not theirs`."""
+        """Return the fields in which two configurations give other results, as "name: mine, not theirs"."""
         mine, theirs = self.flat(), other.flat()
         runtime = {f.name for group in (RunConfig, ServingConfig) for f in dataclasses.fields(group)}
         return [
@@ -206,45 +228,12 @@ class Config:
         ]
 
 
-def value_type(field: dataclasses.Field) -> type:
-    """The scalar type of a field: bool, int, float or str (tuples and unions by their first member)."""
-    first = str(field.type).removeprefix("tuple[").split(" ")[0].split(",")[0]
-    return {"bool": bool, "int": int, "float": float}.get(first, str)
-
-
-def describe_range(field: dataclasses.Field) -> str:
-    """What a field may hold, in words for messages and help."""
-    meta = field.metadata
-    options = [str(option).lower() if option is None else str(option) for option in meta.get("options", ())]
-    if "low" in meta:
-        noun = "an integer" if value_type(field) is int else "a number"
-        noun = "integers" if isinstance(field.default, tuple) else noun
-        options.append(f"{noun} from {meta['low']:g} to {meta['high']:g}")
-    if len(options) > 1:
-        return ", ".join(options[:-1]) + " or " + options[-1]
-    return "".join(options)
-
-
 def check(field: dataclasses.Field, value: Any) -> None:
-    """Refuses a value outside the field's range.
+    """Check a value against the constraint of its field.
 
     Raises:
-      UsageError: says what is possible and what was received.
+      UsageError: the value is not accepted; the message says what is possible and what was received.
     """
-    meta, kind = field.metadata, value_type(field)
-    if value is None or isinstance(value, str):
-        valid = value in meta["options"] if "options" in meta else value == field.default or kind is type(value)
-        valid = valid and not isinstance(field.default, tuple)
-    elif isinstance(value, tuple) or isinstance(field.default, tuple):
-        valid = isinstance(value, tuple) and isinstance(field.default, tuple) and bool(value)
-        valid = valid and all(type(v) is kind and bool(v) for v in value)
-        valid = valid and ("low" not in meta or all(meta["low"] <= v <= meta["high"] for v in value))
-    elif kind is bool or isinstance(value, bool):
-        valid = kind is bool and isinstance(value, bool)
-    elif not isinstance(value, (int, float)) or (kind is int and not isinstance(value, int)):
-        valid = False
-    else:
-        valid = value in meta.get("options", ()) or ("low" in meta and meta["low"] <= value <= meta["high"])
-    if not valid:
-        possible = describe_range(field) or f"a {field.type}"
-        raise UsageError(f"{field.name} must be {possible}. Received: {value!r}")
+    constraint = field.metadata["constraint"]
+    if not constraint.accepts(value):
+        raise UsageError(f"{field.name} must be {constraint}. Received: {value!r}")

@@ -1,4 +1,4 @@
-"""The errors that end a run in one line."""
+"""Errors that end a run with one line, and helpers for messages of one line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 
 
 class UsageError(ValueError):
-    """Bad input: one line that says what was received and what is possible. The command line exits with 2."""
+    """Invalid input; the message is one line that says what is possible and what was received."""
 
 
-class Stopped(RuntimeError):
-    """A training that had to leave before its end and can be gone on with; `code` is the exit code.
+class TrainingInterrupted(RuntimeError):
+    """Training stopped before its end and can be resumed.
 
-    128 + n after signal n, 3 where another worker was lost.
+    Attributes:
+      code: int, the exit code for a command line: 128 + n after signal n, 3 after the loss of another worker.
     """
 
     def __init__(self, message: str, code: int):
@@ -21,12 +22,17 @@ class Stopped(RuntimeError):
 
 
 def one_line(error: BaseException, limit: int | None = 200) -> str:
-    """What an error says, in one line of at most `limit` characters; its type's name if it says nothing."""
+    """Return an error's message as one line.
+
+    Args:
+      error: the error; its type's name is used if it has no message.
+      limit: the maximum number of characters; None for no limit.
+    """
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    text = re.sub(r"\{\{\w+ [^{}]*\}\}", "", str(text))  # TensorFlow's node, which can be all that fits
+    text = re.sub(r"\{\{\w+ [^{}]*\}\}", "", str(text))  # TensorFlow's node name can fill the whole limit
     return " ".join(text.split())[:limit]
 
 
 def printable(name: str) -> str:
-    """A file's name as text of one line; names of files need not be UTF-8."""
+    """Return a file name as one line of valid Unicode; file names need not be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")

@@ -1,29 +1,30 @@
-"""Figures and pictures of a result, on the test split."""
+"""Metrics and figures of a result on the test split."""
 
 from __future__ import annotations
 
 import csv
-import pathlib
 
 import numpy as np
 from sklearn import metrics
 
+from mcl_tf.utils.atomic import atomic_file
+
 REPORTED_TPR = 0.95
 
 
-def figures(is_anomaly, scores) -> dict[str, float]:
-    """How well scores tell anomalies from normal pictures.
+def compute_metrics(is_anomaly, scores) -> dict[str, float]:
+    """Measure how well scores separate anomalies from normal images.
 
     Args:
-      is_anomaly: bool [n], both values present.
+      is_anomaly: bool [n], with both values present.
       scores: float [n], higher for anomalies.
 
     Returns:
-      auroc; aupr_anomaly and aupr_normal (average precision with anomalies or normals as positives);
-      fpr_at_95_tpr (share of normals flagged at the threshold that finds 95 % of the anomalies). All in [0, 1].
+      `auroc`; `aupr_anomaly` and `aupr_normal` (average precision with anomalies or normal images as positives);
+      `fpr_at_95_tpr` (share of normal images flagged at the threshold that finds 95 % of the anomalies). All in [0, 1].
     """
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores, np.float64)
-    # All points are kept: scikit-learn would drop those on straight lines, the one asked for among them.
+    # By default scikit-learn drops points on straight lines, possibly the one asked for.
     false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, scores, drop_intermediate=False)
     return {
         "auroc": float(metrics.roc_auc_score(is_anomaly, scores)),
@@ -34,16 +35,33 @@ def figures(is_anomaly, scores) -> dict[str, float]:
 
 
 def write_scores(path, identifiers, labels, is_anomaly, scores) -> None:
-    """Writes one row a test picture: id, label, is_anomaly (0 or 1), score."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write a CSV file with one row per test image: id, label, is_anomaly (0 or 1), score.
+
+    Args:
+      path: the file.
+      identifiers: strings [n].
+      labels: strings [n], class names.
+      is_anomaly: bool [n].
+      scores: float [n].
+    """
+    with atomic_file(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "is_anomaly", "score"])
-        for row in zip(identifiers, labels, is_anomaly, scores, strict=True):
-            writer.writerow([row[0], row[1], int(row[2]), f"{row[3]:.6g}"])
+        for identifier, label, anomaly, score in zip(identifiers, labels, is_anomaly, scores, strict=True):
+            writer.writerow([identifier, label, int(anomaly), f"{score:.6g}"])
 
 
-def example_places(is_anomaly, scores, count: int = 10) -> dict[str, np.ndarray]:
-    """Places of the pictures worth a look, by title: extremes of all, and the worst mistakes on either side."""
+def example_indices(is_anomaly, scores, count: int = 10) -> dict[str, np.ndarray]:
+    """Select images worth a look: the extremes of all scores, and the worst mistakes on either side.
+
+    Args:
+      is_anomaly: bool [n].
+      scores: float [n].
+      count: the maximum number of images per row.
+
+    Returns:
+      {title of a row: int indices}.
+    """
     order = np.argsort(scores, kind="stable")
     anomalous = np.asarray(is_anomaly, bool)[order]
     return {
@@ -55,21 +73,22 @@ def example_places(is_anomaly, scores, count: int = 10) -> dict[str, np.ndarray]
 
 
 def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) -> None:
-    """Draws the result: scores, ROC curves and rows of pictures.
+    """Draw score histograms, ROC curves and rows of example images.
 
     Args:
       path: PNG file to write.
-      title: heading.
+      title: the heading.
       is_anomaly: bool [n].
-      one_view, scores: float [n], without and with self-ensemble.
-      threshold: score above which a picture is an anomaly.
-      examples: {row's title: list of (picture uint8 [s, s, 3], class name)}.
+      one_view: float [n], scores with one view.
+      scores: float [n], scores with self-ensemble inference.
+      threshold: float, the score above which an image is an anomaly.
+      examples: {title of a row: list of (image uint8 [s, s, 3], class name)}.
     """
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and may open windows
 
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores)
     figure = Figure(figsize=(10, 3.4 + 1.25 * len(examples)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.2, 1.25 * len(examples)))[:, 0]
     left, right = top.subplots(1, 2)
     _plot_histogram(left, is_anomaly, scores, threshold)
@@ -78,22 +97,15 @@ def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) 
         area = metrics.auc(false_positives, true_positives)
         right.plot(false_positives, true_positives, label=f"{name}, AUROC {area:.3f}")
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    right.set(xlabel="normals flagged", ylabel="anomalies found", aspect="equal")
+    right.set(xlabel="normal images flagged", ylabel="anomalies found", aspect="equal")
     right.legend(loc="lower right", frameon=False)
-    columns = max(len(row) for row in examples.values())
-    axes = bottom.subplots(len(examples), columns, squeeze=False)
-    for row, (heading, pictures) in zip(axes, examples.items(), strict=True):
-        for axis in row:
-            axis.axis("off")
-        row[0].set_title(heading, loc="left", fontsize=9)
-        for axis, (picture, name) in zip(row, pictures, strict=False):
-            axis.imshow(picture, interpolation="nearest")
-            axis.text(0.5, -0.04, name, transform=axis.transAxes, ha="center", va="top", fontsize=7)
-    figure.savefig(pathlib.Path(path), dpi=120)
+    _plot_examples(bottom, examples)
+    with atomic_file(path, "wb") as file:
+        figure.savefig(file, dpi=120)
 
 
-def _plot_histogram(axes, is_anomaly, scores, threshold):
-    # The tail is cut at the 99.5th percentile, or a few far outliers leave one bar.
+def _plot_histogram(axes, is_anomaly, scores, threshold) -> None:
+    # The axis ends at the 99.5th percentile; a few far outliers would leave one bar.
     edges = np.linspace(scores.min(), max(np.quantile(scores, 0.995), threshold), 50)
     for name, chosen, colour in (("normal", ~is_anomaly, "C0"), ("anomalous", is_anomaly, "C3")):
         clipped = np.minimum(scores[chosen], edges[-1])
@@ -101,3 +113,16 @@ def _plot_histogram(axes, is_anomaly, scores, threshold):
     axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label="threshold")
     axes.set(xlabel="anomaly score", ylabel="density")
     axes.legend(frameon=False)
+
+
+def _plot_examples(figure, examples) -> None:
+    columns = max(len(row) for row in examples.values())
+    axes = figure.subplots(len(examples), columns, squeeze=False)
+    for row, (heading, images) in zip(axes, examples.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        row[0].set_title(heading, loc="left", fontsize=9)
+        for axis, (image, name) in zip(row, images, strict=False):
+            axis.imshow(image, interpolation="nearest")
+            options = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 7}
+            axis.text(0.5, -0.04, name, parse_math=False, **options)

@@ -1,10 +1,11 @@
-"""The main job: from a configuration to figures, scores and a SavedModel in a run directory."""
+"""The main job: from a configuration to metrics, scores and a SavedModel in a run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 
@@ -13,47 +14,60 @@ import tensorflow as tf
 
 from mcl_tf import evaluation
 from mcl_tf.config import Config
-from mcl_tf.data import folders
+from mcl_tf.data import arrays, folders
 from mcl_tf.data.tasks import Task, build_task
-from mcl_tf.detector import AnomalyDetector
+from mcl_tf.detector import AnomalyDetector, make_scorer
 from mcl_tf.errors import UsageError
+from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.scoring import self_ensemble
-from mcl_tf.training.callbacks import CollapseWarning, PeriodicEvaluation, ProgressReport, TensorBoardScalars
+from mcl_tf.training.callbacks import CollapseMonitor, PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
-from mcl_tf.utils.console import say, tracked
+from mcl_tf.utils.atomic import atomic_file
+from mcl_tf.utils.console import tracked
 
-MONITORED = 1000  # pictures, of training and test each, behind the AUROC shown during training
+MONITORED = 1000  # number of images, of training and test each, behind the AUROC that is shown during training
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitScores:
-    """What the test split got: identifiers, class names, is_anomaly bool, one_view and scores float32, all [n]."""
+class TestScores:
+    """The scores of the test split.
 
-    identifiers: np.ndarray
+    Attributes:
+      names: strings [n].
+      labels: strings [n], class names.
+      is_anomaly: bool [n].
+      one_view: float32 [n], scores with one view.
+      scores: float32 [n], scores with self-ensemble inference.
+    """
+
+    names: np.ndarray
     labels: np.ndarray
     is_anomaly: np.ndarray
     one_view: np.ndarray
     scores: np.ndarray
 
-    def figures(self) -> dict[str, dict[str, float]]:
-        """The figures with one view and with the self-ensemble."""
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics with one view and with self-ensemble inference."""
         return {
-            "one_view": evaluation.figures(self.is_anomaly, self.one_view),
-            "self_ensemble": evaluation.figures(self.is_anomaly, self.scores),
+            "one_view": evaluation.compute_metrics(self.is_anomaly, self.one_view),
+            "self_ensemble": evaluation.compute_metrics(self.is_anomaly, self.scores),
         }
 
 
 def run(config: Config) -> dict:
-    """Trains, scores the test split once and exports.
+    """Train, score the test split once and export.
 
     Args:
-      config: everything; an empty `run_dir` is `runs/<dataset>-<normal>`, of a folder its last part.
+      config: the configuration; `run_dir` is runs/<dataset>-<normal> by default, for a folder with the last part of its
+        path.
 
     Returns:
-      What `metrics.json` holds; nothing on a worker that is not the chief.
+      The content of `metrics.json`; an empty dictionary on a worker that is not the chief.
 
     Raises:
       UsageError: bad input; the message is one line.
+      TrainingInterrupted: a signal, or the loss of another worker, stopped the training.
     """
     config = with_run_directory(config)
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
@@ -64,30 +78,29 @@ def run(config: Config) -> dict:
         describe(config, task)
     detector = AnomalyDetector(config, image_size=task.image_size)
     labels = task.train_labels if config.data.labelled else None
-    detector.fit(
-        task.train,
-        labels,
-        class_names=task.class_names,
-        callbacks=lambda trainer: training_callbacks(detector, trainer, task, str(directory)) if chief else [],
-    )
+    callbacks = training_callbacks(detector.config, task, directory) if chief else []
+    detector.fit(task.train, labels, class_names=task.class_names, callbacks=callbacks, verbose=int(chief))
     if not chief:
-        say("Trained; the first worker scores and writes the results.")
+        _logger.info("Trained; the first worker scores and writes the results.")
         return {}
-    found = score_test(detector, task.test)
-    report = write_results(detector, task, found, directory)
+    test_scores = score_test(detector.scorer_, task.test)
+    report = write_results(detector, task, test_scores, directory)
     detector.save(directory / "detector")
-    saved_model = detector.export(directory / "saved_model", new_version=True, figures=report)
-    say(
-        f"{config.data.dataset}, normal class {'+'.join(task.class_names)}: "
-        f"AUROC {report['one_view']['auroc']:.4f} with one view, "
-        f"{report['self_ensemble']['auroc']:.4f} with SEI ({config.scoring.views} views); "
-        f"SavedModel in {saved_model}"
+    saved_model = detector.export(directory / "saved_model", new_version=True, metrics=report)
+    _logger.info(
+        "%s, normal class %s: AUROC %.4f with one view, %.4f with SEI (%d views); SavedModel in %s",
+        config.data.dataset,
+        "+".join(task.class_names),
+        report["one_view"]["auroc"],
+        report["self_ensemble"]["auroc"],
+        config.scoring.views,
+        saved_model,
     )
     return report
 
 
 def with_run_directory(config: Config) -> Config:
-    """The configuration with `run_dir` filled in."""
+    """Return the configuration with `run_dir` set."""
     if config.run.run_dir:
         return config
     name = config.data.dataset
@@ -96,12 +109,17 @@ def with_run_directory(config: Config) -> Config:
 
 
 def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
-    """Makes the run directory and writes `config.json`, or finds a run of the same configuration there.
+    """Create the run directory with `config.json`, or checks that it holds a run of the same configuration.
 
-    Without `write` the directory is only compared, if it is there.
+    Args:
+      config: the configuration.
+      write: whether to create the directory; otherwise it is only checked, if it exists.
+
+    Returns:
+      The directory.
 
     Raises:
-      UsageError: the directory cannot be made, or holds a run of another configuration.
+      UsageError: the directory cannot be created, or holds a run of another configuration.
     """
     directory = pathlib.Path(config.run.run_dir)
     path = directory / "config.json"
@@ -109,77 +127,84 @@ def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
         try:
             differences = Config.from_json(path.read_text()).differences(config)
         except UsageError as error:
-            raise UsageError(f"{path} cannot be read, choose another --run_dir: {error}") from None
+            raise UsageError(f"{path} cannot be read, choose another run_dir: {error}") from None
         if differences:
             raise UsageError(
                 f"{directory} holds a run with another configuration ({'; '.join(differences)}). "
-                "Choose another --run_dir, or the same options to go on with it"
+                "Choose another run_dir, or the same options to resume it"
             )
         return directory
     if not write:
         return directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(config.to_json())
-        os.replace(temporary, path)
+        with atomic_file(path) as file:
+            file.write(config.to_json())
     except OSError as error:
-        raise UsageError(f"--run_dir={directory} cannot be written: {error.strerror}") from None
+        raise UsageError(f"run_dir {directory} cannot be written: {error.strerror}") from None
     return directory
 
 
 def describe(config: Config, task: Task) -> None:
-    """Says what was found: pictures, classes, devices."""
+    """Log the data, the devices and the run directory."""
     gpus = len(tf.config.list_logical_devices("GPU"))
-    cores = os.cpu_count()
-    say(
-        f"{config.data.dataset}: {len(task.train):,} training pictures of {', '.join(task.class_names)}, "
-        f"{task.image_size}x{task.image_size} pixels; "
-        f"{f'{gpus} GPU' + 's' * (gpus > 1) if gpus else f'no GPU, {cores} CPU cores'}; "
-        f"run directory {config.run.run_dir}"
+    _logger.info(
+        "%s: %s training images of %s, %dx%d pixels; %s; run directory %s",
+        config.data.dataset,
+        f"{len(task.train):,}",
+        ", ".join(task.class_names),
+        task.image_size,
+        task.image_size,
+        f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"no GPU, {os.cpu_count()} CPU cores",
+        config.run.run_dir,
     )
     if not gpus and config.model.encoder != "small":
-        say(
-            f"Without a GPU, {config.model.encoder} for {config.training.epochs} epochs takes very long: "
-            "--flagfile=flags/presets/cpu.flags fits this machine."
+        _logger.info(
+            "Without a GPU, %s for %d epochs takes very long: --flagfile=flags/presets/cpu.flags fits this machine.",
+            config.model.encoder,
+            config.training.epochs,
         )
 
 
-def training_callbacks(detector, trainer, task: Task, directory: str) -> list[tf.keras.callbacks.Callback]:
-    """What watches a training."""
-    config = detector.config
-    callbacks = [
-        ProgressReport(trainer.total_steps),
-        TensorBoardScalars(directory, trainer.schedule, trainer.batch_size),
-        CollapseWarning(trainer.epochs),
-    ]
+def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.callbacks.Callback]:
+    """Return the callbacks that watch a training.
+
+    Args:
+      config: the configuration.
+      task: its images.
+      directory: the run directory.
+    """
+    callbacks = [TensorBoardScalars(directory), CollapseMonitor()]
     if config.run.evaluate_every:
-
-        def evaluate():
-            averages = trainer.model.averages
-            with averages.in_place() if averages else contextlib.nullcontext():
-                detector.fit_gaussians(trainer.pictures[:MONITORED], trainer.labels[:MONITORED])
-                return {name: part["auroc"] for name, part in score_test(detector, monitored).figures().items()}
-
+        labels = task.train_labels
+        trained = np.flatnonzero(~arrays.hold_out(labels, config.data))[:MONITORED]
         monitored = sample_test(task.test)
+
+        def evaluate(model):
+            scorer = make_scorer(model, config, len(task.class_names))
+            with model.averages.swapped_in() if model.averages else contextlib.nullcontext():
+                scorer.fit_gaussians(task.train[trained], labels[trained])
+                metrics = score_test(scorer, monitored).metrics()
+            return {name: part["auroc"] for name, part in metrics.items()}
+
         callbacks.append(PeriodicEvaluation(directory, evaluate, config.run.evaluate_every))
     return callbacks
 
 
 def sample_test(test: tf.data.Dataset) -> tf.data.Dataset:
-    """About a thousand pictures, evenly spread over the test split; watched, never chosen by."""
-    stride = max(1, sum(1 for _ in test.map(lambda picture, *_: 0)) // MONITORED)
+    """Return about a thousand images, evenly spread over the test split; they are watched and influence nothing."""
+    stride = max(1, sum(1 for _ in test.map(lambda image, *_: 0)) // MONITORED)
     return test.shard(stride, 0)
 
 
-def score_test(detector: AnomalyDetector, test: tf.data.Dataset) -> SplitScores:
-    """Scores a stream (picture, is_anomaly, id, class name) in one pass over the pictures."""
-    distances = detector.distances(test)
-    rest = test.map(lambda picture, *others: others).batch(1024).as_numpy_iterator()
-    is_anomaly, identifiers, labels = (np.concatenate(part) for part in zip(*rest, strict=True))
-    method = detector.config.scoring.method
-    return SplitScores(
-        identifiers=np.char.decode(identifiers.astype(bytes)),
+def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
+    """Score a test stream, see `Task`, in one pass over the images."""
+    distances = scorer.all_distances(test)
+    rest = test.map(lambda image, *others: others).batch(1024).as_numpy_iterator()
+    is_anomaly, names, labels = (np.concatenate(part) for part in zip(*rest, strict=True))
+    method = scorer.config.method
+    return TestScores(
+        names=np.char.decode(names.astype(bytes)),
         labels=np.char.decode(labels.astype(bytes)),
         is_anomaly=is_anomaly,
         one_view=self_ensemble(distances[:, :1], method)[0].numpy(),
@@ -187,47 +212,49 @@ def score_test(detector: AnomalyDetector, test: tf.data.Dataset) -> SplitScores:
     )
 
 
-def write_results(detector, task: Task, found: SplitScores, directory: pathlib.Path) -> dict:
-    """Writes `metrics.json`, `scores.csv` and `report.png`; gives back what the first holds."""
-    flagged = found.scores > detector.threshold_
+def write_results(detector, task: Task, test_scores: TestScores, directory: pathlib.Path) -> dict:
+    """Write `metrics.json`, `scores.csv` and `report.png`; return the content of the first."""
+    flagged = test_scores.scores > detector.threshold_
     report = {
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
-        **found.figures(),
+        **test_scores.metrics(),
         "threshold": detector.threshold_,
         "at_threshold": {
-            "anomalies_found": float(flagged[found.is_anomaly].mean()),
-            "normals_flagged": float(flagged[~found.is_anomaly].mean()),
+            "anomalies_found": float(flagged[test_scores.is_anomaly].mean()),
+            "normals_flagged": float(flagged[~test_scores.is_anomaly].mean()),
         },
-        "pictures": {
+        "images": {
             "train": len(task.train) - len(detector.calibration_scores_),
             "calibration": len(detector.calibration_scores_),
-            "test_normal": int(np.sum(~found.is_anomaly)),
-            "test_anomalous": int(np.sum(found.is_anomaly)),
+            "test_normal": int(np.sum(~test_scores.is_anomaly)),
+            "test_anomalous": int(np.sum(test_scores.is_anomaly)),
         },
     }
     evaluation.write_scores(
-        directory / "scores.csv", found.identifiers, found.labels, found.is_anomaly, found.scores
+        directory / "scores.csv",
+        test_scores.names,
+        test_scores.labels,
+        test_scores.is_anomaly,
+        test_scores.scores,
     )
     evaluation.plot_report(
         directory / "report.png",
         f"{report['dataset']}, normal: {', '.join(task.class_names)}",
-        found.is_anomaly,
-        found.one_view,
-        found.scores,
+        test_scores.is_anomaly,
+        test_scores.one_view,
+        test_scores.scores,
         detector.threshold_,
-        examples(task.test, found),
+        examples(task.test, test_scores),
     )
-    (directory / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+    with atomic_file(directory / "metrics.json") as file:
+        file.write(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def examples(test: tf.data.Dataset, found: SplitScores) -> dict:
-    """The pictures that the report shows, read in one pass."""
-    rows = evaluation.example_places(found.is_anomaly, found.scores)
-    wanted = {int(place) for row in rows.values() for place in row}
-    pictures = {}
-    for place, (picture, *_) in enumerate(test.as_numpy_iterator()):
-        if place in wanted:
-            pictures[place] = picture
-    return {name: [(pictures[int(p)], found.labels[p]) for p in row] for name, row in rows.items()}
+def examples(test: tf.data.Dataset, test_scores: TestScores) -> dict:
+    """Return the images that the report shows, read in one pass."""
+    rows = evaluation.example_indices(test_scores.is_anomaly, test_scores.scores)
+    wanted = {int(index) for row in rows.values() for index in row}
+    images = {index: image for index, (image, *_) in enumerate(test.as_numpy_iterator()) if index in wanted}
+    return {title: [(images[int(i)], test_scores.labels[i]) for i in row] for title, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Scores files with a SavedModel alone: `main.py --mode=score`."""
+"""Scores image files with a SavedModel alone."""
 
 from __future__ import annotations
 
@@ -6,79 +6,92 @@ import csv
 import functools
 import glob
 import json
+import logging
 import os
 import pathlib
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.config import Config
+from mcl_tf.config import ScoringConfig
 from mcl_tf.data import decoding
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.utils import parallel
-from mcl_tf.utils.console import progress, say
+from mcl_tf.utils.atomic import atomic_file
+from mcl_tf.utils.console import progress
 
 COLUMNS = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
-MAX_BYTES = 2**29  # of one file; encoded pictures are smaller
+MAX_BYTES = 2**29  # per file; encoded images are smaller
+# File names need not be UTF-8.
+_TEXT: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+_logger = logging.getLogger(__name__)
 
 
-def score_files(config: Config) -> int:
-    """Scores the files of `--images` into `--output`, one row a file, in order, written as they come.
+def score_files(
+    saved_model, images, output, *, resume: bool = False, batch_size: int = ScoringConfig.scoring_batch_size
+) -> int:
+    """Score image files and write one row per file, in order, as the results come.
+
+    Files that cannot be read are logged at the end, with the reason.
 
     Args:
-      config: serving.saved_model, images, output; run.resume; scoring.scoring_batch_size.
+      saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
+      images: a folder, read at any depth, or a glob such as "shots/**/*.png".
+      output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
+      resume: whether to keep the rows of an existing output and score the other files only.
+      batch_size: number of images scored at a time.
 
     Returns:
-      How many files were scored. Those that could not be are listed at the end, with the reason.
+      The number of files that were scored.
 
     Raises:
-      UsageError: an option is missing, there is no model, no file, none that can be read, or the output is there.
+      UsageError: there is no model, no file or none that can be read, or the output exists and `resume` is off.
     """
-    options = config.serving
-    for name in ("saved_model", "images", "output"):
-        if not getattr(options, name):
-            raise UsageError(f"--mode=score needs --saved_model, --images and --output. Received: no --{name}")
-    path = version_folders.find(options.saved_model)
+    path = version_folders.find(saved_model)
     size = read_card(path)["image_size"]
-    files = [name for name in find_files(options.images) if not _same_file(name, options.output)]
+    files = [name for name in find_files(images) if not _same_file(name, output)]
     if not files:
-        raise UsageError(
-            f"--images must be a folder with files or a glob that matches some. Received: {options.images}"
-        )
-    output = Output(options.output, bool(config.run.resume))
-    left = [name for name in files if name not in output.done]
+        raise UsageError(f"images must be a folder with files or a glob that matches some. Received: {images}")
+    score_file = ScoreFile(output, resume)
+    left = [name for name in files if name not in score_file.scored]
     scorer = load_scorer(path)
-    bad: list[tuple] = []
-    with output, progress("Scoring") as bar:
+    failed: list[tuple] = []
+    with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for found, failures in scored_batches(scorer, left, size, config.scoring.scoring_batch_size):
-            bad += failures
-            output.write(found)
-            bar.update(task, advance=len(found) + len(failures), note=f"{len(bad)} unreadable" if bad else "")
-    scored = len(left) - len(bad)
-    say(f"{scored} files scored into {options.output}, {len(files) - len(left)} were there, {len(bad)} unreadable")
-    for name, reason in bad:
-        say(f"  {printable(name)} {reason}")
-    if len(bad) == len(files):
-        raise UsageError(
-            f"None of the {len(files)} files of --images={options.images} is a picture that can be read"
-        )
+        for rows, failures in scored_batches(scorer, left, size, batch_size):
+            failed += failures
+            score_file.write(rows)
+            note = f"{len(failed)} unreadable" if failed else ""
+            bar.update(task, advance=len(rows) + len(failures), note=note)
+    scored, kept = len(left) - len(failed), len(files) - len(left)
+    _logger.info(
+        "%d files were scored into %s, %d were scored before, %d are unreadable", scored, output, kept, len(failed)
+    )
+    for name, reason in failed:
+        _logger.info("  %s %s", printable(name), reason)
+    if len(failed) == len(files):
+        raise UsageError(f"None of the {len(files)} files of {images} is an image that can be read")
     return scored
 
 
-def find_files(pattern: str) -> list[str]:
-    """The files of a folder at any depth, or of a glob, sorted; names that begin with a dot are left out."""
+def find_files(pattern) -> list[str]:
+    """Return the files of a folder, at any depth, or of a glob, sorted; hidden files are left out."""
+    pattern = os.fspath(pattern)
     if os.path.isdir(pattern):
         pattern = os.path.join(glob.escape(pattern), "**", "*")
     return sorted(name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
 
 
 def load_scorer(path):
-    """The signature `serving_default` of a SavedModel.
+    """Load the signature `serving_default` of a SavedModel.
+
+    Args:
+      path: the folder of the SavedModel.
 
     Raises:
       UsageError: it cannot be loaded or has no such signature.
@@ -88,33 +101,45 @@ def load_scorer(path):
         scorer = model.signatures["serving_default"]
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise UsageError(f"{path} cannot be loaded as a SavedModel of this library: {one_line(error)}") from None
-    scorer.model = model  # a signature keeps no hold of the variables that it reads
+    scorer.model = model  # a signature does not keep its variables alive
     return scorer
 
 
 def score_batch(scorer, images) -> dict[str, np.ndarray]:
-    """The answers to pictures uint8 [n, s, s, 3]: {output: array [n]}."""
+    """Score images uint8 [n, s, s, 3] and return {output: array [n]}.
+
+    Raises:
+      UsageError: the model fails.
+    """
     try:
         return {name: value.numpy() for name, value in scorer(images=tf.constant(images)).items()}
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(f"The model cannot score: {one_line(error, 300)}") from None
 
 
-def rows(names, answers) -> Iterator[dict]:
-    """A row a file: `COLUMNS` with plain values."""
-    columns = (answers[name].tolist() for name in COLUMNS[1:])
+def make_rows(names, outputs) -> Iterator[dict]:
+    """Yield one row per file: a dictionary from `COLUMNS` to plain values.
+
+    Args:
+      names: strings [n].
+      outputs: the result of `score_batch`.
+
+    Yields:
+      The rows.
+    """
+    columns = (outputs[name].tolist() for name in COLUMNS[1:])
     for name, score, is_anomaly, p_value, nearest_class, class_name in zip(names, *columns, strict=True):
         values = (str(name), score, is_anomaly, p_value, nearest_class, class_name.decode())
         yield dict(zip(COLUMNS, values, strict=True))
 
 
 def read_bytes(name) -> tuple[bytes, str]:
-    """A file's bytes and an empty reason, or no bytes and the reason, as the end of a sentence."""
+    """Read a file; return its bytes and "", or no bytes and the reason, as the end of a sentence."""
     try:
-        facts = os.stat(name)
-        if not stat.S_ISREG(facts.st_mode):
-            return b"", "is no regular file"  # a pipe would be waited for
-        if facts.st_size > MAX_BYTES:
+        status = os.stat(name)
+        if not stat.S_ISREG(status.st_mode):
+            return b"", "is not a regular file"  # reading a pipe would block
+        if status.st_size > MAX_BYTES:
             return b"", f"has more than {MAX_BYTES} bytes"
         with open(name, "rb", buffering=0) as file:
             return file.readall(), ""
@@ -124,7 +149,7 @@ def read_bytes(name) -> tuple[bytes, str]:
 
 @functools.lru_cache(maxsize=4)  # tracing takes seconds
 def make_decoder(size: int):
-    """A function list of bytes [n] -> (uint8 [n, size, size, 3], reasons str [n]); threads may share it."""
+    """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
     specification = [tf.TensorSpec([None], tf.string)]
     decode = tf.function(lambda contents: decoding.decode(contents, size), input_signature=specification)
 
@@ -136,7 +161,17 @@ def make_decoder(size: int):
 
 
 def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]:
-    """Batches (rows of the files that were scored, [(name, reason)] of the others), in order."""
+    """Score files batch by batch, in order.
+
+    Args:
+      scorer: the result of `load_scorer`.
+      names: the files.
+      size: side of the network's input in pixels.
+      batch_size: number of images scored at a time.
+
+    Yields:
+      (rows of the files that were scored, [(name, reason)] of the others).
+    """
     decode = make_decoder(size)
 
     def read_and_score(batch):
@@ -144,51 +179,44 @@ def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]
         images, reasons = decode(contents)
         reasons = np.array([failure or reason for failure, reason in zip(failures, reasons, strict=True)], object)
         batch, good = np.array(batch, object), reasons == ""
-        found = list(rows(batch[good], score_batch(scorer, images[good]))) if good.any() else []
-        return found, list(zip(batch[~good], reasons[~good], strict=True))
+        rows = list(make_rows(batch[good], score_batch(scorer, images[good]))) if good.any() else []
+        return rows, list(zip(batch[~good], reasons[~good], strict=True))
 
-    batch_size = parallel.share(batch_size)
-    return parallel.in_order(read_and_score, (names[i : i + batch_size] for i in range(0, len(names), batch_size)))
+    count = parallel.per_thread(batch_size)
+    return parallel.map_in_order(read_and_score, (names[i : i + count] for i in range(0, len(names), count)))
 
 
-class Output:
-    """The file of scores: CSV, or JSON lines if its name ends in .jsonl; every batch is flushed.
+class ScoreFile:
+    """A file of scores: CSV, or JSON lines if its name ends in .jsonl. Every batch is flushed.
 
     Args:
       path: the file.
-      resume: keep the rows that are there, without what a stopped start left half written.
+      resume: whether to keep the complete rows of an existing file.
 
     Attributes:
-      done: names of the files whose rows are there.
+      scored: the names of the files whose rows exist.
 
     Raises:
-      UsageError: the file is there and `resume` is not asked for, it is no file of scores, or cannot be written.
+      UsageError: the file exists and `resume` is off, it is not a file of scores, or it cannot be written.
     """
 
-    def __init__(self, path: str, resume: bool):
+    def __init__(self, path, resume: bool):
         self.path = pathlib.Path(path)
         self.json = self.path.suffix == ".jsonl"
-        there = self.path.exists()
-        if there and not resume:
-            raise UsageError(f"--output={path} is there: --resume goes on with it, or choose another name")
+        exists = self.path.exists()
+        if exists and not resume:
+            raise UsageError(f"The output {path} exists. Resume to add to it, or choose another name")
         try:
-            kept = list(self._read()) if there else []
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            # Written again as a whole: a stopped start may have left half a row.
-            with self._open(temporary, "w") as self._file:
+            kept = list(self._read()) if exists else []
+            # Written again as a whole, because an interrupted start may have left half a row.
+            with atomic_file(self.path, **_TEXT) as self._file:
                 if not self.json:
                     csv.writer(self._file, lineterminator="\n").writerow(COLUMNS)
                 self.write(kept)
-            os.replace(temporary, self.path)
-            self._file = self._open(self.path, "a")
+            self._file = open(self.path, "a", **_TEXT)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
-            raise UsageError(f"--output={path} cannot be written: {error.strerror}") from None
-        self.done = {row["file"] for row in kept}
-
-    @staticmethod
-    def _open(path, mode):
-        # File names need not be UTF-8.
-        return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
+            raise UsageError(f"The output {path} cannot be written: {error.strerror}") from None
+        self.scored = {row["file"] for row in kept}
 
     def __enter__(self):
         return self
@@ -196,32 +224,32 @@ class Output:
     def __exit__(self, *error):
         self._file.close()
 
-    def write(self, found) -> None:
-        """Appends rows."""
+    def write(self, rows) -> None:
+        """Append rows."""
         if self.json:
-            self._file.writelines(json.dumps(row) + "\n" for row in found)
+            self._file.writelines(json.dumps(row) + "\n" for row in rows)
         else:
             writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
             numbers = ("score", "p_value")
-            # Nine significant digits give a float32 back.
-            for row in found:
+            # Nine significant digits identify a float32.
+            for row in rows:
                 text = {name: f"{float(row[name]):.9g}" for name in numbers}
                 writer.writerow({**row, **text, "is_anomaly": int(row["is_anomaly"])})
         self._file.flush()
 
     def _read(self):
-        """The complete rows of an earlier start."""
-        with self._open(self.path, "r") as file:
+        """Yield the complete rows of an earlier start."""
+        with open(self.path, **_TEXT) as file:
             text = file.read()
         lines = text.splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
             lines.pop()
         reader = csv.DictReader(lines)
         if not self.json and text and lines and tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UsageError(f"{self.path} is no file of scores, whose first line is {','.join(COLUMNS)}")
+            raise UsageError(f"{self.path} is not a file of scores, whose first line is {','.join(COLUMNS)}")
         for row in map(_parse_json, lines) if self.json else reader:
             if not (isinstance(row, dict) and set(row) == set(COLUMNS) and None not in row.values()):
-                raise UsageError(f"{self.path} holds a row that is no score. Received: {str(row)[:100]}")
+                raise UsageError(f"{self.path} has a row that is not a score. Received: {str(row)[:100]}")
             yield row
 
 

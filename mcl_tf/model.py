@@ -1,45 +1,53 @@
-"""The model that trains itself by masked contrastive learning.
+"""The Keras model that trains by masked contrastive learning.
 
-Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", IJCAI 2021
-(arXiv:2105.08793), section 3.
+Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", IJCAI 2021 (arXiv:2105.08793),
+section 3.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable
 
 import tensorflow as tf
 
-from mcl_tf import augmentation, blocked_losses, losses, views
-from mcl_tf.config import AugmentationConfig, LossConfig
+from mcl_tf import augmentation, blocked_losses, losses, networks, views
+from mcl_tf.config import AugmentationConfig, LossConfig, ModelConfig
 from mcl_tf.replicas import Replicas
 
+METRICS = ("loss", "ccm", "spa", "positive_similarity", "negative_similarity", "without_partner")
 
+
+@tf.keras.utils.register_keras_serializable("mcl_tf")
 class MaskedContrastiveModel(tf.keras.Model):
     """Encoder and projection head with the masked contrastive loss in `train_step`.
 
-    Build, compile and restore it inside the scope of the strategy that trains it. `call` gives the projections
-    of pictures, float [n, s, s, 3] in [0, 1] -> [n, D].
+    `call` maps images, float [n, s, s, 3] in [0, 1], to projections float32 [n, D]. `fit` takes batches of images,
+    uint8 or float [B, s, s, 3] in [0, 255], and labels, int [B]; its metrics are those of the global batch. Build,
+    compile and restore the model within the scope of the strategy that trains it.
+
+    >>> model = MaskedContrastiveModel(encoder)
+    >>> model.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+    >>> model.fit(dataset, epochs=10)
 
     Args:
-      encoder: model [n, s, s, 3] -> [n, E].
-      projection_head: model [n, E] -> [n, D].
+      encoder: Keras model [n, s, s, 3] -> [n, E].
+      projection_head: Keras model [n, E] -> [n, D]; by default two dense layers of 2048 and 128 units.
       loss_config: factors of the mask and weight of the attraction; `beta` None means 1 / temperature.
       augmentation_config: the augmentation of the views.
-      weight_decay: L2 penalty on all weights, added to their gradients.
-      seed: augmentation and partners follow from it and the step alone.
-      decay_exclusions: leave biases and batch normalisation out of the penalty.
-      clip_norm: largest global norm of the loss's gradient, all replicas joined; 0 for no limit.
-      ema: decay of the moving averages of the weights; 0 for none.
-      loss_block_size: anchors a block of the loss, see `blocked_losses`; 0 for all at once.
+      weight_decay: float, L2 penalty on all weights, added to their gradients.
+      seed: int; augmentation and partners depend on it and the step only.
+      decay_exclusions: bool, whether biases and batch normalization are excluded from the penalty.
+      clip_norm: float, maximum global norm of the gradient of the global batch; 0 for no limit.
+      ema: float, decay of the moving averages of the weights; 0 for none.
+      loss_block_size: int, anchors per block of the loss, see `blocked_losses`; 0 for all at once.
     """
 
     def __init__(
         self,
         encoder,
-        projection_head,
+        projection_head=None,
         loss_config: LossConfig = LossConfig(),
         augmentation_config: AugmentationConfig = AugmentationConfig(),
         weight_decay: float = 0.0,
@@ -48,8 +56,11 @@ class MaskedContrastiveModel(tf.keras.Model):
         clip_norm: float = 0.0,
         ema: float = 0.0,
         loss_block_size: int = 0,
+        **kwargs,
     ):
-        super().__init__()
+        super().__init__(**{**kwargs, "dtype": "float32"})  # the encoder has its own precision
+        if projection_head is None:
+            projection_head = networks.build_projection_head(ModelConfig(), encoder.output_shape[-1], seed=seed)
         self.encoder = encoder
         self.projection_head = projection_head
         self.loss_config = loss_config
@@ -60,101 +71,119 @@ class MaskedContrastiveModel(tf.keras.Model):
         self.clip_norm = clip_norm
         self.ema = ema
         self.loss_block_size = loss_block_size
-        names = ("loss", "ccm", "spa", "positive_similarity", "negative_similarity", "without_partner")
-        self.trackers = {name: tf.keras.metrics.Mean(name=name) for name in names}
+        self.trackers = {name: tf.keras.metrics.Mean(name=name) for name in METRICS}
         self.averages = MovingAverages(encoder.weights + projection_head.weights, ema) if ema else None
 
     @property
     def metrics(self):
+        """Return the running means that `fit` shows and resets at every epoch."""
         return list(self.trackers.values())
 
     def call(self, images, training=False):
+        """Map images float [n, s, s, 3] in [0, 1] to projections float32 [n, D], not normalized."""
         return self.projection_head(self.encoder(images, training=training), training=training)
 
     def train_step(self, data):
-        """`optimize` with the running means that Keras' `fit` shows."""
-        for name, value in self.optimize(data).items():
+        """Train on one batch (images, labels) and return the running means of the metrics by name."""
+        images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
+        for name, value in self.optimize(images, labels).items():
             self.trackers[name].update_state(value)
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
-    def optimize(self, data):
-        """One step on uint8 or float pictures [B, s, s, 3] (0 to 255) and int labels [B]; the batch's figures."""
-        images, labels, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
+    def optimize(self, images, labels):
+        """Take one optimizer step.
+
+        Args:
+          images: uint8 or float [B, s, s, 3] in [0, 255].
+          labels: int [B].
+
+        Returns:
+          {name of a metric: float32 scalar}, the metrics of the global batch.
+        """
         replicas = Replicas.current()
         step = self.optimizer.iterations
         rotations, labels = views.instances(labels)
         inputs = self.augment(views.to_float(images), rotations, step, replicas)
         with tf.GradientTape() as tape:
             projections = self(inputs, training=True)
-            loss, parts = self.contrastive_loss(projections, labels, rotations, step, replicas)
+            loss, metrics = self.contrastive_loss(projections, labels, rotations, step, replicas)
             loss = self.scaled(loss)
         weights = self.trainable_variables
         gradients = self.clip(tape.gradient(loss, weights), replicas)
-        decay = self.scaled(self.weight_decay / replicas.count)  # the optimiser sums gradients over replicas
+        decay = self.scaled(self.weight_decay / replicas.count)  # the optimizer sums gradients over replicas
         decayed = [self.weight_decay > 0.0 and (len(w.shape) > 1 or not self.decay_exclusions) for w in weights]
         gradients = [
-            g + decay * tf.cast(w, g.dtype) if add else g
-            for g, w, add in zip(gradients, weights, decayed, strict=True)
+            g + decay * tf.cast(w, g.dtype) if add else g for g, w, add in zip(gradients, weights, decayed, strict=True)
         ]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         if self.averages is not None:
             self.averages.update(self.optimizer.iterations)
-        return parts
+        return metrics
 
     def scaled(self, value):
-        """The value as a loss-scaling optimiser, which divides gradients again, wants it; others leave it."""
+        """Scale a value for a loss-scaling optimizer, which divides gradients again; others leave it unchanged."""
         return getattr(self.optimizer, "scale_loss", lambda plain: plain)(value)
 
     def clip(self, gradients, replicas):
-        """Gradients shortened so that the norm of their sum over replicas is at most `clip_norm`."""
+        """Scale gradients down so that the norm of their sum over replicas is at most `clip_norm`."""
         if not self.clip_norm:
             return gradients
         gradients = [replicas.all_sum(g) for g in gradients]
-        norm, limit = tf.linalg.global_norm(gradients), self.scaled(tf.constant(self.clip_norm))
-        # What is the same on all replicas will be summed over them again.
-        share = tf.minimum(1.0, limit / tf.maximum(norm, 1e-30)) / replicas.count
+        norm = tf.linalg.global_norm(gradients)
+        limit = self.scaled(tf.constant(self.clip_norm, norm.dtype))
+        # The gradients are now equal on all replicas, and the optimizer sums them over replicas again.
+        share = tf.minimum(limit / tf.maximum(norm, 1e-30), 1.0) / replicas.count
         return [g * share for g in gradients]
 
     def augment(self, images, rotations, step, replicas):
-        """The two views of every instance: pictures float [B, s, s, 3], rotations [n] -> [2 n, s, s, 3]."""
+        """Return two views of every instance.
+
+        Args:
+          images: float [B, s, s, 3] in [0, 1].
+          rotations: int [n].
+          step: int scalar, seeds the augmentation.
+          replicas: the replicas that share the global batch.
+
+        Returns:
+          float32 [2 n, s, s, 3], the first views of all instances, then the second views.
+        """
         size = tf.size(rotations)
         return augmentation.augment(
             images,
             rotations,
             seed=self.seed,
             step=step,
-            places=replicas.index * size + tf.range(size),
+            indices=replicas.index * size + tf.range(size),
             total=replicas.count * size,
             config=self.augmentation_config,
         )
 
     def contrastive_loss(self, projections, labels, rotations, step, replicas):
-        """CCM + spa_weight * SPA of this replica's anchors against the projections of all replicas.
+        """Compute CCM + spa_weight * SPA of this replica's anchors against the projections of all replicas.
 
         Args:
-          projections: float [2 n, D], first views, then second.
-          labels, rotations: int [n].
-          step: integer, seeds the partners.
+          projections: float [2 n, D], first views, then second views.
+          labels: int [n].
+          rotations: int [n].
+          step: int scalar, seeds the partners.
           replicas: the replicas that share the global batch.
 
         Returns:
-          (loss, parts). The sum of `loss` over replicas is the loss of the global batch (means over all its
-          anchors), and so is the sum of its gradients. `parts` holds the figures to watch, those of the global
-          batch on every replica.
+          (loss, metrics). The sum of `loss` over replicas is the loss of the global batch, the mean over all its
+          anchors; the same holds for its gradients. `metrics` are those of the global batch, equal on every replica.
         """
         config = self.loss_config
         size = tf.shape(labels)[0]
-        z = losses.normalize(tf.reshape(projections, [2, size, projections.shape[-1]]))
-        z = replicas.all_gather(z, axis=1)
+        pairs = replicas.all_gather(tf.reshape(projections, [2, size, projections.shape[-1]]), axis=1)
         labels = replicas.all_gather(labels, axis=0)
         rotations = replicas.all_gather(rotations, axis=0)
         seed = tf.stack([tf.cast(self.seed, tf.int64) + 1, tf.cast(step, tf.int64)])
         partners = losses.sample_partners(labels, rotations, seed)
-        anchor_losses: Callable = losses.anchor_losses
+        per_anchor = None
         if self.loss_block_size:
-            anchor_losses = functools.partial(blocked_losses.anchor_losses, block_size=self.loss_block_size)
-        ccm, spa = anchor_losses(
-            z,
+            per_anchor = functools.partial(blocked_losses.anchor_losses, block_size=self.loss_block_size)
+        ccm, spa = losses.contrastive_losses(
+            pairs,
             labels,
             rotations,
             partners,
@@ -162,55 +191,93 @@ class MaskedContrastiveModel(tf.keras.Model):
             beta=1.0 / config.temperature if config.beta is None else config.beta,
             temperature=config.temperature,
             anchors=None if replicas.count == 1 else replicas.index * size + tf.range(size),
+            per_anchor=per_anchor,
         )
-        ccm = tf.reduce_sum(ccm) / tf.cast(2 * tf.size(labels), tf.float32)
-        spa = tf.math.divide_no_nan(tf.reduce_sum(spa), losses.count_anchors(partners))
         loss = ccm + config.spa_weight * spa
-        positive, negative = losses.mean_similarities(z)
-        joined = tf.unstack(replicas.all_sum(tf.stack([loss, ccm, spa])))
-        parts = dict(zip(("loss", "ccm", "spa"), joined, strict=True))
-        parts["positive_similarity"], parts["negative_similarity"] = positive, negative
-        parts["without_partner"] = tf.reduce_mean(tf.cast(partners < 0, tf.float32))
-        return loss, parts
+        positive, negative = losses.mean_similarities(losses.normalize(pairs))
+        without_partner = tf.reduce_mean(tf.cast(partners < 0, loss.dtype))
+        values = (*tf.unstack(replicas.all_sum(tf.stack([loss, ccm, spa]))), positive, negative, without_partner)
+        return loss, dict(zip(METRICS, values, strict=True))
+
+    def get_config(self):
+        """Return the constructor arguments as plain values, for `save` and `clone_model`."""
+        serialize = tf.keras.utils.serialize_keras_object
+        return {
+            **super().get_config(),
+            "encoder": serialize(self.encoder),
+            "projection_head": serialize(self.projection_head),
+            "loss_config": dataclasses.asdict(self.loss_config),
+            "augmentation_config": dataclasses.asdict(self.augmentation_config),
+            **{name: getattr(self, name) for name in _PLAIN_ARGUMENTS},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Create a model from the result of `get_config`."""
+        config = dict(config)
+        for name in ("encoder", "projection_head"):
+            config[name] = tf.keras.utils.deserialize_keras_object(config[name])
+        config["loss_config"] = LossConfig(**config["loss_config"])
+        config["augmentation_config"] = AugmentationConfig(**config["augmentation_config"])
+        return cls(**config)
+
+    def save_own_variables(self, store):
+        """Add the moving averages to a file of weights."""
+        super().save_own_variables(store)
+        for index, value in enumerate(self.averages.values if self.averages else ()):
+            store[f"average_{index}"] = value.numpy()
+
+    def load_own_variables(self, store):
+        """Read the moving averages from a file of weights."""
+        for index, value in enumerate(self.averages.values if self.averages else ()):
+            value.assign(store[f"average_{index}"])
+
+
+_PLAIN_ARGUMENTS = ("weight_decay", "seed", "decay_exclusions", "clip_norm", "ema", "loss_block_size")
 
 
 class MovingAverages:
-    """Exponential moving averages of weights, batch normalisation's statistics among them.
+    """Exponential moving averages of weights, including the statistics of batch normalization.
 
     The first steps count more, as in `tf.train.ExponentialMovingAverage` with `num_updates`.
 
     Args:
       weights: the variables.
-      decay: share of the average that a step keeps.
+      decay: float, the share of the average that a step keeps.
     """
 
     def __init__(self, weights, decay: float):
         self.weights, self.decay = list(weights), decay
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA  # equal on all
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA  # all replicas are equal
         self.values = [
             tf.Variable(tf.convert_to_tensor(w), trainable=False, aggregation=first, name="average")
             for w in self.weights
         ]
 
     def update(self, step):
-        """Takes the weights in; `step` is the number of updates, this one included."""
+        """Update the averages with the present weights.
+
+        Args:
+          step: int scalar, the number of updates including this one.
+        """
         step = tf.cast(step, tf.float32)
         decay = tf.minimum(self.decay, step / (9.0 + step))
         for value, weight in zip(self.values, self.weights, strict=True):
-            value.assign(decay * value + (1.0 - decay) * tf.convert_to_tensor(weight))
+            weight = tf.convert_to_tensor(weight)
+            value.assign(weight + tf.cast(decay, weight.dtype) * (value - weight))
 
     @contextlib.contextmanager
-    def in_place(self):
-        """Within, the weights are their averages."""
+    def swapped_in(self):
+        """Context manager that replaces the weights by their averages and restores them at the end."""
         before = [tf.identity(tf.convert_to_tensor(weight)) for weight in self.weights]
-        self.put()
+        self.copy_to_weights()
         try:
             yield
         finally:
             for weight, value in zip(self.weights, before, strict=True):
                 weight.assign(value)
 
-    def put(self):
-        """Makes the averages the weights."""
+    def copy_to_weights(self):
+        """Replace the weights by their averages."""
         for weight, value in zip(self.weights, self.values, strict=True):
             weight.assign(tf.convert_to_tensor(value))

@@ -1,6 +1,6 @@
-"""Self-ensemble inference: from distances to scores, from scores of normal pictures to a threshold.
+"""Self-ensemble inference: from distances to scores, and from scores of normal images to a threshold.
 
-A score is higher for more anomalous pictures.
+A score is higher for more anomalous images.
 
 Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
 """
@@ -12,20 +12,21 @@ import tensorflow as tf
 
 from mcl_tf.errors import UsageError
 
-METHODS = ("weighted", "mean", "min")
+METHODS = ("weighted", "sum", "min")
 
 
 def self_ensemble(distances, method: str = "weighted"):
-    """Joins a picture's distances over views and classes into one score.
+    """Combine the distances of an image over views and classes into one score.
 
     Args:
       distances: float [n, V, C], Mahalanobis distance of every view to every class.
-      method: "weighted", a class's distances averaged with weights 1 / d, which is their harmonic mean;
-        "mean", their sum; "min", the smallest. The smallest over classes is the score.
+      method: "weighted" averages the distances of a class with weights 1 / d, which gives their harmonic mean; "sum"
+        (the paper's name is "mean", which is accepted, too) adds them; "min" takes the smallest. The score is the
+        smallest value over the classes.
 
     Returns:
       scores: float32 [n].
-      classes: int32 [n], the class that the minimum picked.
+      classes: int32 [n], the class with the smallest value.
 
     Raises:
       UsageError: an unknown method.
@@ -35,7 +36,7 @@ def self_ensemble(distances, method: str = "weighted"):
         # A distance of 0 makes the harmonic mean 0; the floor keeps the division finite.
         inverse = 1.0 / tf.maximum(distances, 1e-12)
         by_class = tf.cast(tf.shape(distances)[1], tf.float32) / tf.reduce_sum(inverse, axis=1)
-    elif method == "mean":
+    elif method in ("sum", "mean"):
         by_class = tf.reduce_sum(distances, axis=1)
     elif method == "min":
         by_class = tf.reduce_min(distances, axis=1)
@@ -45,8 +46,12 @@ def self_ensemble(distances, method: str = "weighted"):
 
 
 def threshold_at(scores, pass_rate: float) -> float:
-    """The smallest of `scores` (of held-out normal pictures) that at least `pass_rate` of them do not exceed.
+    """Return the smallest score of held-out normal images that at least a share of them does not exceed.
 
-    A picture is anomalous if its score is above the threshold.
+    An image is an anomaly if its score is above the threshold.
+
+    Args:
+      scores: float [m], scores of held-out normal images.
+      pass_rate: the share, 0 to 1.
     """
     return float(np.quantile(np.asarray(scores, np.float64), pass_rate, method="inverted_cdf"))

@@ -1,4 +1,7 @@
-"""The version, and what it runs on; imports nothing, so that a build reads it and an old Python can say so."""
+"""The version and the supported environment.
+
+The module imports nothing, so that a build can read it and an old Python can report the problem.
+"""
 
 import sys
 
@@ -10,7 +13,10 @@ _TENSORFLOW_PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "ten
 
 
 def check_python(version=tuple(sys.version_info)):
-    """Refuses a Python outside the range with one line.
+    """Check that the running Python is supported.
+
+    Args:
+      version: a sequence that begins with the major and minor version.
 
     Raises:
       ImportError: the Python is too old or too new.
@@ -19,7 +25,10 @@ def check_python(version=tuple(sys.version_info)):
 
 
 def check_tensorflow(version):
-    """Refuses a TensorFlow outside the range, given as "2.21.0", with one line.
+    """Check that a TensorFlow version is supported.
+
+    Args:
+      version: the version as text, e.g. "2.21.0".
 
     Raises:
       ImportError: the TensorFlow is too old or too new.
@@ -30,7 +39,11 @@ def check_tensorflow(version):
 
 
 def check_installed_tensorflow():
-    """Refuses an installed TensorFlow outside the range before its import, which takes seconds and may fail."""
+    """Check the installed TensorFlow before its import, which takes seconds and may fail.
+
+    Raises:
+      ImportError: the TensorFlow is too old or too new.
+    """
     from importlib import metadata
 
     for name in _TENSORFLOW_PACKAGES:

@@ -1,24 +1,24 @@
-"""The self-supervised task: pictures in four rotations, and the views of self-ensemble inference.
+"""The self-supervised task: images in four rotations, and the views of self-ensemble inference.
 
 Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), sections 3.1 (rotations) and 3.3 (self-ensemble).
 """
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 ROTATIONS = 4
 
 
 def prepare(images, size: int):
-    """Resizes pictures to the network's square; the same code in training, scoring and the SavedModel.
+    """Resize images to the square input of the network.
 
-    Bilinear with antialiasing, rounded to uint8, so that a picture stored at the network's size and one
-    resized on the fly are equal to the bit. The aspect ratio is not kept.
+    Training, scoring and the SavedModel share this code. Resizing is bilinear with antialiasing and does not keep the
+    aspect ratio. The result is rounded to uint8, so that an image stored at the network's size and one resized on the
+    fly are equal to the bit.
 
     Args:
-      images: uint8 [n, h, w, c] with c = 1 (repeated to 3), 3 or 4 (the last, alpha, is dropped).
+      images: uint8 [n, h, w, c] with c = 1 (repeated to 3 channels), 3, or 4 (the last channel, alpha, is dropped).
       size: side of the result in pixels.
 
     Returns:
@@ -43,59 +43,57 @@ def _resize(images, size: int):
 
 
 def to_float(images):
-    """uint8 [..., 3] -> float32 in [0, 1]."""
+    """Convert uint8 [..., 3] to float32 in [0, 1]."""
     return tf.cast(images, tf.float32) / 255.0
 
 
 def instances(labels):
-    """The instances of a batch: every picture in its four rotations, side by side.
+    """Return rotation and label of every instance; each image gives four instances, side by side.
 
     Args:
       labels: int [B].
 
     Returns:
-      (rotations, labels), int32 [4 B]: instance 4 i + k is picture i turned k times counter-clockwise, as
-      numpy.rot90. `mcl_tf.augmentation` does the turning.
+      (rotations, labels), int32 [4 B]. Instance 4 i + k is image i turned k times counter-clockwise, as by
+      `numpy.rot90`. `mcl_tf.augmentation` turns the images.
     """
     rotations = tf.tile(tf.range(ROTATIONS), [tf.shape(labels)[0]])
     return rotations, tf.repeat(tf.cast(labels, tf.int32), ROTATIONS)
 
 
 def self_ensemble_views(images, views: int = 8):
-    """The views that score a picture (section 3.3).
+    """Create the views that score an image (section 3.3).
 
     Args:
       images: [n, s, s, c].
-      views: 8 (rotations, plain and flipped left-right), 4 (rotations) or 1 (the picture alone).
+      views: 8 (rotations, plain and flipped left-right), 4 (rotations) or 1 (the image alone).
 
     Returns:
-      [n * views, s, s, c], a picture's views side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
+      [n * views, s, s, c], the views of an image side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
     """
-    if views == 1:
-        return images
-    side, channels = images.shape[1], images.shape[3]
-    pixels = np.arange(side * side, dtype=np.int32).reshape(side, side)
-    turns = zip(view_rotations(views), view_flips(views), strict=True)
-    wanted = np.stack([np.rot90(pixels[:, ::-1] if flip else pixels, k) for k, flip in turns])
-    # Every row of a view is one of the picture, of the transposed one, or the mirror image of such a row. To copy
-    # whole rows takes half the time of copying pixels, which on a CPU is a tenth of scoring with a small network.
-    flat = tf.reshape(images, [-1, side * side, channels])
-    both = tf.concat([flat, tf.gather(flat, pixels.T.reshape(-1), axis=1)], 1)
-    mirrored = tf.reverse(tf.reshape(both, [-1, side, channels]), [1])
-    rows = tf.stack([tf.reshape(x, [-1, 2 * side, side * channels]) for x in (both, mirrored)], 1)
-    sources = np.concatenate([pixels, pixels.T, pixels[:, ::-1], pixels.T[:, ::-1]])
-    # Its two ends tell a row from all others.
-    places = {tuple(ends): place for place, ends in enumerate(sources[:, [0, -1]].tolist())}
-    order = [places[tuple(ends)] for ends in wanted[..., [0, -1]].reshape(-1, 2).tolist()]
-    gathered = tf.gather(tf.reshape(rows, [-1, 4 * side, side * channels]), order, axis=1)
-    return tf.reshape(gathered, [-1, side, side, channels])
+    turned = [
+        _turn(images, rotation, flip) for rotation, flip in zip(view_rotations(views), view_flips(views), strict=True)
+    ]
+    return tf.reshape(tf.stack(turned, axis=1), [-1, *images.shape[1:]])
 
 
-def view_rotations(views: int = 8):
-    """The rotation of each view in the order of `self_ensemble_views`: a list of `views` ints."""
+def _turn(images, rotation: int, flip: bool):
+    """Flips images [n, s, s, c] left-right if asked for, then turns them counter-clockwise."""
+    transposed = rotation % 2 == 1
+    mirror_rows, mirror_columns = rotation in (1, 2), rotation in (2, 3)
+    if flip:  # a flip before a quarter turn mirrors the rows after it
+        mirror_rows, mirror_columns = mirror_rows ^ transposed, mirror_columns ^ (not transposed)
+    if transposed:
+        images = tf.transpose(images, (0, 2, 1, 3))
+    axes = [1] * mirror_rows + [2] * mirror_columns
+    return tf.reverse(images, axes) if axes else images
+
+
+def view_rotations(views: int = 8) -> list[int]:
+    """Return the rotation of each view, 0 to 3, in the order of `self_ensemble_views`."""
     return {8: [0, 0, 1, 1, 2, 2, 3, 3], 4: [0, 1, 2, 3], 1: [0]}[views]
 
 
-def view_flips(views: int = 8):
-    """Whether each view is flipped, in the order of `self_ensemble_views`: a list of `views` bools."""
+def view_flips(views: int = 8) -> list[bool]:
+    """Return for each view whether it is flipped, in the order of `self_ensemble_views`."""
     return {8: [False, True] * ROTATIONS, 4: [False] * ROTATIONS, 1: [False]}[views]

@@ -1,4 +1,4 @@
-"""Pictures as a caller hands them over: arrays or `tf.data.Dataset`s, checked and brought to one form."""
+"""Images from a caller: arrays or `tf.data.Dataset`s, checked and converted to one form."""
 
 from __future__ import annotations
 
@@ -9,76 +9,84 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data.tasks import choose_size, read_pictures
+from mcl_tf.data.tasks import choose_size, read_images
 from mcl_tf.errors import UsageError
 
-_FORM = "Pictures must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Dataset of such"
+_FORM = "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Dataset of such images"
 
 
 def check_form(shape, dtype) -> None:
-    """Refuses what are no pictures, by shape [n, h, w, c] and dtype."""
+    """Check the shape [n, h, w, c] and the dtype of images.
+
+    Raises:
+      UsageError: they are not those of images.
+    """
     if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape[1:] or dtype != np.uint8:
         raise UsageError(f"{_FORM}. Received: {np.dtype(dtype).name} {list(shape)}")
 
 
-def as_pictures(images) -> np.ndarray:
-    """An array of pictures, or of what can be one."""
+def as_images(images) -> np.ndarray:
+    """Convert images to an array uint8 [n, h, w, c].
+
+    Raises:
+      UsageError: that is not possible.
+    """
     try:
         images = np.asarray(images)
     except ValueError:
-        raise UsageError(f"{_FORM}. Received: pictures of several sizes; resize them or pass a dataset") from None
+        raise UsageError(f"{_FORM}. Received: images of several sizes; resize them or pass a dataset") from None
     check_form(images.shape, images.dtype)
     return images
 
 
 def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Single pictures (with what comes beside them) of a dataset of pictures or batches."""
+    """Return single elements of a dataset of images or batches, alone or with labels."""
     spec = dataset.element_spec
-    picture = spec[0] if isinstance(spec, tuple) else spec
-    if not isinstance(picture, tf.TensorSpec) or picture.shape.rank not in (3, 4):
+    image = spec[0] if isinstance(spec, tuple) else spec
+    if not isinstance(image, tf.TensorSpec) or image.shape.rank not in (3, 4):
         raise UsageError(f"{_FORM}. Received: elements {spec}")
-    batched = picture.shape.rank == 4
-    check_form(([] if batched else [None]) + picture.shape.as_list(), picture.dtype.as_numpy_dtype)
+    batched = image.shape.rank == 4
+    check_form(([] if batched else [None]) + image.shape.as_list(), image.dtype.as_numpy_dtype)
     return dataset.unbatch() if batched else dataset
 
 
 def collect(images, labels, image_size: int):
-    """All pictures in memory at the network's size.
+    """Read all images into memory at the network's size.
 
     Args:
-      images: uint8 array [n, h, w, c], or a dataset of pictures or (picture, label).
+      images: uint8 array [n, h, w, c], or a dataset of images or (image, label).
       labels: int [n] or None; must be None for a dataset.
-      image_size: side, 0 for the pictures' own (between 16 and 224 pixels).
+      image_size: side in pixels, 0 for that of the images (limited to 16 to 224).
 
     Returns:
-      uint8 [n, s, s, 3] and int [n] or None.
+      uint8 [n, s, s, 3], and int [n] or None.
 
     Raises:
-      UsageError: not pictures, fewer than two of them, or not one label each.
+      UsageError: these are not images, there are fewer than two, or not one label each.
     """
     if isinstance(images, tf.data.Dataset):
         if labels is not None:
-            raise UsageError("A dataset brings its labels as second part of its elements. Received: labels too")
+            raise UsageError("A dataset has labels as second part of its elements. Received: labels too")
         images = _unbatched(images)
         spec = images.element_spec
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
-            raise UsageError(f"What stands beside pictures must be integer labels. Received: {spec[1:]}")
-        pictures, labels = read_pictures(images, choose_size(image_size, shape))
+            raise UsageError(f"The second part of an element must be an integer label. Received: {spec[1:]}")
+        images, labels = read_images(images, choose_size(image_size, shape))
     else:
-        images = as_pictures(images)
+        images = as_images(images)
         size = choose_size(image_size, images.shape[1:])
         parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
-        pictures = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
-    if len(pictures) < 2:
-        raise UsageError(f"Training needs at least two normal pictures. Received: {len(pictures)}")
+        images = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
+    if len(images) < 2:
+        raise UsageError(f"Training needs at least two normal images. Received: {len(images)}")
     if labels is not None:
         labels = np.asarray(labels)
-        if labels.shape != (len(pictures),) or not np.issubdtype(labels.dtype, np.integer):
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise UsageError(
-                f"{len(pictures)} pictures need as many integer labels. Received: {labels.dtype} {labels.shape}"
+                f"{len(images)} images need as many integer labels. Received: {labels.dtype} {labels.shape}"
             )
-    return pictures, labels
+    return images, labels
 
 
 def _is_label(rest) -> bool:
@@ -87,19 +95,20 @@ def _is_label(rest) -> bool:
 
 
 def hold_out(labels, config: DataConfig) -> np.ndarray:
-    """The seeded share of pictures that is kept from training to set the threshold.
+    """Select a seeded share of the images, which sets the threshold and is not trained on.
 
     Args:
-      labels: int [n], n at least 2; the share is taken of every class, which keeps at least one picture.
+      labels: int [n], with n at least 2. The share is taken from every class, which keeps at least one image.
+      config: `calibration_fraction` and `seed`.
 
     Returns:
-      bool [n], at least one of them true where a class has two pictures.
+      bool [n], at least one of them true if a class has two images.
     """
     held = np.zeros(len(labels), bool)
     rng = np.random.default_rng(config.seed)
     for label in np.unique(labels):
-        places = rng.permutation(np.flatnonzero(labels == label))
-        held[places[: min(round(len(places) * config.calibration_fraction), len(places) - 1)]] = True
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        held[indices[: min(round(len(indices) * config.calibration_fraction), len(indices) - 1)]] = True
     if not held.any():
         largest = np.bincount(labels).argmax()
         held[np.flatnonzero(labels == largest)[0]] = True
@@ -107,16 +116,25 @@ def hold_out(labels, config: DataConfig) -> np.ndarray:
 
 
 def scoring_batches(images, batch_size: int, size: int) -> Iterator:
-    """Batches uint8 [at most batch_size, size, size, 3] of an array or a dataset, in order."""
+    """Yield batches at the network's size, in order.
+
+    Args:
+      images: uint8 array [n, h, w, c] or a dataset of images.
+      batch_size: maximum number of images per batch.
+      size: side in pixels.
+
+    Yields:
+      uint8 [at most batch_size, size, size, 3].
+    """
     if isinstance(images, tf.data.Dataset):
 
-        def picture_alone(picture, *_):
-            return views.prepare(picture[None], size)[0]
+        def image_alone(image, *_):
+            return views.prepare(image[None], size)[0]
 
-        pictures = _unbatched(images).map(picture_alone, tf.data.AUTOTUNE, deterministic=True)
-        yield from pictures.batch(batch_size).prefetch(2)
+        prepared = _unbatched(images).map(image_alone, tf.data.AUTOTUNE, deterministic=True)
+        yield from prepared.batch(batch_size).prefetch(2)
         return
-    images = as_pictures(images)
+    images = as_images(images)
     for start in range(0, len(images), batch_size):
-        # Resized here, so that the network's graph sees one form, whatever the channels.
+        # Resized here, so that the network's graph gets one shape, whatever the channels.
         yield views.prepare(tf.constant(images[start : start + batch_size]), size)

@@ -1,4 +1,4 @@
-"""Batches out of pictures in memory; their order follows from (seed, step) alone, with nothing to save."""
+"""Batches of images in memory; their order follows from (seed, step) only, so that there is no state to save."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tensorflow as tf
 from mcl_tf.utils.stateless_random import random_bits
 
 _OPTIONS = tf.data.Options()
-_OPTIONS.autotune.enabled = False  # as folders.UNTUNED
+_OPTIONS.autotune.enabled = False  # nothing to tune, and the tuning thread can take half a second to end
 _OPTIONS.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
 
 
 def training_batches(
-    pictures,
+    images,
     labels,
     batch_size: int,
     seed: int,
@@ -22,51 +22,50 @@ def training_batches(
     balanced: bool = False,
     replicas: tuple[int, int, int] = (0, 1, 1),
 ) -> tf.data.Dataset:
-    """Endless batches, shuffled anew every epoch of n // batch_size steps.
+    """Create an endless dataset of batches, shuffled anew in every epoch of n // batch_size steps.
 
     Args:
-      pictures: uint8 [n, s, s, 3].
+      images: uint8 [n, s, s, 3].
       labels: int [n].
-      batch_size: pictures of the global batch, at most n; a multiple of the replicas.
+      batch_size: number of images per global batch, at most n and a multiple of the number of replicas.
       seed: of the order.
-      first_step: the step to begin with, so that a resumed run sees what it would have seen.
-      balanced: every class equally often in a batch, give or take one; the pictures of small classes come back
-        sooner.
-      replicas: (first, count, total). For every step the pieces of `count` replicas of `total`, beginning with
-        the replica `first`, follow one after the other; by default the whole batch.
+      first_step: the first step; a resumed run continues with the batches that it would have seen.
+      balanced: whether a batch has every class equally often, up to one. Images of small classes repeat sooner.
+      replicas: (first, count, total). Every step yields, one after the other, the parts of `count` replicas out of
+        `total`, starting with the replica `first`; by default the whole batch.
 
     Returns:
-      (uint8 [batch_size / total, s, s, 3], int32 [batch_size / total]) batches of static shape.
+      A dataset of (uint8 [batch_size / total, s, s, 3], int32 [batch_size / total]) with static shapes.
     """
-    rows = _balanced_rows(labels, seed) if balanced else _shuffled_rows(len(pictures), batch_size, seed)
+    rows = _balanced_rows(labels, seed) if balanced else _shuffled_rows(len(images), batch_size, seed)
     first, count, total = replicas
     size = batch_size // total
-    pictures, labels = tf.constant(pictures), tf.constant(labels, tf.int32)
+    images, labels = tf.constant(images), tf.constant(labels, tf.int32)
 
-    def gather(piece):
-        start = piece // count * batch_size + (first + piece % count) * size
+    def gather(part):
+        start = part // count * batch_size + (first + part % count) * size
         chosen = rows(start + tf.range(size, dtype=tf.int64))
-        return tf.gather(pictures, chosen), tf.gather(labels, chosen)
+        return tf.gather(images, chosen), tf.gather(labels, chosen)
 
-    pieces = tf.data.Dataset.range(first_step * count, np.iinfo(np.int64).max // batch_size)
+    parts = tf.data.Dataset.range(first_step * count, np.iinfo(np.int64).max // batch_size)
     # Balanced batches take longer to choose: two at a time, in the same order.
-    batches = pieces.map(gather, 2, deterministic=True) if balanced else pieces.map(gather)
+    batches = parts.map(gather, 2, deterministic=True) if balanced else parts.map(gather)
     return batches.prefetch(2 * count).with_options(_OPTIONS)
 
 
 def _shuffled_rows(count: int, batch_size: int, seed: int):
-    """The picture at every place of the endless order: int64 [b], places of one batch -> int64 [b]."""
+    """Return a function from positions in the endless order, those of one batch, to images; int64 [b] both."""
     epoch_size = count // batch_size * batch_size
 
-    def rows(places):
-        # An epoch is whole batches.
-        return _shuffle(places % epoch_size, seed, places[:1] // epoch_size, tf.constant(count - 1, tf.int64))
+    def rows(positions):
+        # An epoch consists of whole batches.
+        return _shuffle(positions % epoch_size, seed, positions[:1] // epoch_size, tf.constant(count - 1, tf.int64))
 
     return rows
 
 
 def _balanced_rows(labels, seed: int):
-    """As `_shuffled_rows`; classes take turns, each through its own pictures, shuffled anew every time."""
+    """Like `_shuffled_rows`; classes take turns, each through its own images, shuffled anew in every pass."""
     labels = np.asarray(labels)
     classes = np.unique(labels)
     members = [np.flatnonzero(labels == label) for label in classes]
@@ -74,24 +73,25 @@ def _balanced_rows(labels, seed: int):
     starts = tf.constant(np.cumsum([0, *map(len, members)])[:-1], tf.int64)
     members = tf.constant(np.concatenate(members), tf.int64)
 
-    def rows(places):
-        turn, label = places // len(classes), places % len(classes)
+    def rows(positions):
+        turn, label = positions // len(classes), positions % len(classes)
         size = tf.gather(sizes, label)
-        # A key of its own for every class and pass.
+        # Every class and pass has its own permutation.
         within = _shuffle(turn % size, seed, turn // size * len(classes) + label, size - 1)
         return tf.gather(members, tf.gather(starts, label) + within)
 
     return rows
 
 
-def _shuffle(place, seed: int, number, last):
-    """The place [b] in 0 to `last` after the permutation of a seed and a number [1] or [b]."""
-    # The key is drawn: the shuffle takes small numbers such as (seed, epoch) for nearly the same key.
+def _shuffle(position, seed: int, number, last):
+    """Return the index in 0 to `last` at a position [b] of the permutation for a seed and a number [1] or [b]."""
+    # The key is drawn, because neighbouring keys such as (seed, epoch) give correlated permutations.
     draw = lambda one: random_bits([3], tf.stack([tf.constant(seed, tf.int64), one]))  # noqa: E731
     if number.shape[0] == 1:
         keys = draw(number[0])
     else:
-        # The loop is what costs here, and a batch holds few different numbers: mostly one or two a class.
-        different, places = tf.unique(number)
-        keys = tf.gather(tf.map_fn(draw, different, fn_output_signature=tf.int32), places)
-    return tf.raw_ops.RandomIndexShuffle(index=place, seed=keys, max_index=last, rounds=4)
+        # The loop is slow, and a batch holds few different numbers: mostly one or two per class.
+        different, indices = tf.unique(number)
+        keys = tf.gather(tf.map_fn(draw, different, fn_output_signature=tf.int32), indices)
+    # tf.random.experimental.index_shuffle wraps this operation, but fails with one key per position (TensorFlow 2.21).
+    return tf.raw_ops.RandomIndexShuffle(index=position, seed=keys, max_index=last, rounds=4)

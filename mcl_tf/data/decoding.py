@@ -1,11 +1,11 @@
-"""Encoded pictures to the network's size, in the graph: for a server, for files, for Beam.
+"""Decodes images in the graph, for training, for a server, for files and for Beam.
 
-What each gets, always as the pictures of training, by `views.prepare`:
-
-- JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (8 bits with its palette, 24 and 32 bits), GIF;
+- JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (8 bits with a palette, 24 and 32 bits) and GIF;
 - grey is repeated to three channels; alpha is dropped, not blended;
-- of 16 bits a sample the upper eight count; of an animation the first picture;
-- an orientation in EXIF is not applied, nor a colour profile.
+- of 16 bits per sample, the upper eight count; of an animation, the first image;
+- neither EXIF orientation nor a colour profile is applied.
+
+`views.prepare` then resizes the images.
 """
 
 from __future__ import annotations
@@ -16,40 +16,39 @@ import tensorflow as tf
 from mcl_tf import views
 
 MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred times as much
-# Decoded at a time: what bounds a server's memory while pictures are large.
-PARALLEL = 4
+PARALLEL = 4  # images decoded at a time; limits the memory of a server
 FORMATS = (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n"), ("GIF", b"GIF8"), ("BMP", b"BM"))
 _JPEG, _BMP, _NO_FORMAT = 0, 3, len(FORMATS)
-_HEADER = 64  # bytes, in which every format but JPEG says its size
-_BITFIELDS = 3  # BMP's word for 32 bits a pixel with masks
+_HEADER = 64  # bytes; every format except JPEG states its size within them
+_BITFIELDS = 3  # BMP compression: 32 bits per pixel with masks
 
 
 def decode(contents, size: int):
-    """Decodes and resizes pictures, each of its own size; no error stops it.
+    """Decode and resize images, each of its own size; a bad image does not stop the others.
 
     Args:
-      contents: string [n], the bytes of encoded pictures; n may be 0.
+      contents: string [n], the bytes of encoded images; n may be 0.
       size: side of the results in pixels.
 
     Returns:
-      images: uint8 [n, size, size, 3], black where there is no picture.
-      reasons: string [n], why there is none, as the end of a sentence; empty where there is one.
+      images: uint8 [n, size, size, 3], black where decoding failed.
+      reasons: string [n], why decoding failed, as the end of a sentence; empty where it succeeded.
     """
     headers = _headers(contents)
     kinds, sides = _kinds(headers), _sides(headers)
     parts = (contents, kinds, sides)
 
     def decode_all():
-        return _map(lambda part: _decode_one(part[0], part[1], part[2], size), parts, size)
+        return _map(lambda part: _decode_and_resize(part[0], part[1], part[2], size), parts, size)
 
     def decode_each():
         return _map(
-            lambda part: _attempt(lambda: _decode_one(part[0], part[1], part[2], size), _nothing(size)),
+            lambda part: _attempt(lambda: _decode_and_resize(part[0], part[1], part[2], size), _nothing(size)),
             parts,
             size,
         )
 
-    # A data set a batch costs little, one a picture half a millisecond: only a batch with a bad one pays that.
+    # Catching errors per image costs 0.5 ms each, so it is done only if the whole batch fails.
     count = tf.shape(contents)[0]
     nothing = (tf.zeros([0, size, size, 3], tf.uint8), tf.zeros([0, 2], tf.int64))
     images, sides = _attempt(decode_all, nothing)
@@ -59,7 +58,15 @@ def decode(contents, size: int):
 
 
 def decode_or_fail(contents, size: int):
-    """As `decode`, for a request that fails as a whole: the error names every bad picture and its reason."""
+    """Decode and resize images like `decode`, and raise an error that names every bad image with its reason.
+
+    Args:
+      contents: string [n], the bytes of encoded images.
+      size: side of the results in pixels.
+
+    Returns:
+      uint8 [n, size, size, 3].
+    """
     images, reasons = decode(contents, size)
     bad = tf.where(reasons != "")[:, 0]
     parts = ["image_bytes[", tf.strings.as_string(bad), "] ", tf.gather(reasons, bad)]
@@ -78,72 +85,72 @@ def _nothing(size):
 
 
 def _attempt(make, otherwise):
-    """What `make` gives, or `otherwise` if an operation in it fails: a graph catches no error, a data set does."""
+    """Return the result of `make`, or `otherwise` if an operation in it fails; only a dataset can catch errors."""
     tried = tf.data.Dataset.from_tensors(0).map(lambda _: make()).ignore_errors()
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
 def _headers(contents):
-    """The first bytes of every picture, zeros where there are none: int64 [n, _HEADER]."""
+    """Return the first bytes of every image, padded with zeros: int64 [n, _HEADER]."""
     return tf.cast(tf.io.decode_raw(contents, tf.uint8, fixed_length=_HEADER), tf.int64)
 
 
 def _kinds(headers):
-    """The place of every picture's format in FORMATS, told by its first bytes: int32 [n]."""
+    """Return the index of every image's format in FORMATS, recognized by its first bytes: int32 [n]."""
     longest = max(len(magic) for _, magic in FORMATS)
     wanted = np.array([[*magic, *[-1] * (longest - len(magic))] for _, magic in FORMATS])
     matches = tf.reduce_all((headers[:, None, :longest] == wanted) | (wanted < 0), axis=2)
-    matches = tf.pad(tf.cast(matches, tf.int32), [[0, 0], [0, 1]], constant_values=1)  # no format is the last
+    matches = tf.pad(tf.cast(matches, tf.int32), [[0, 0], [0, 1]], constant_values=1)  # the last index: no format
     return tf.argmax(matches, axis=1, output_type=tf.int32)
 
 
 def _sides(headers):
-    """Height and width by format: int64 [n, 5, 2], 0 for a JPEG, whose are anywhere, and for no format."""
+    """Return height and width for every possible format: int64 [n, 5, 2], 0 for JPEG and for no format."""
     png, gif, bmp = ((20, -4), (16, -4)), ((8, 2), (6, 2)), ((22, 4), (18, 4))
     sides = tf.reshape(_numbers(headers, *png, *gif, *bmp), [-1, 3, 2])
     sides = tf.pad(sides, [[0, 0], [1, 1], [0, 0]])
-    # A BMP from the top down has a height below 0.
+    # A BMP that is stored from the top down has a negative height.
     signed = np.arange(len(FORMATS) + 1)[:, None] == _BMP
     return tf.where(signed & (sides >= 2**31), 2**32 - sides, sides)
 
 
 def _numbers(headers, *fields):
-    """The unsigned numbers at (place, width) of every header; where the high byte comes first, width is below 0.
+    """Read unsigned numbers from every header.
 
     Args:
       headers: int64 [n, _HEADER].
-      *fields: pairs of ints.
+      *fields: (position, width in bytes) of every number; a negative width means that the high byte comes first.
 
     Returns:
       int64 [n, fields].
     """
-    # One product: a graph of slices and sums takes longer to make than a hundred pictures to read.
+    # One product, because building a graph of slices and sums takes longer than reading a hundred images.
     weights = np.zeros((_HEADER, len(fields)), np.int64)
-    for column, (place, width) in enumerate(fields):
+    for column, (position, width) in enumerate(fields):
         powers = 256 ** np.arange(abs(width))
-        weights[place : place + len(powers), column] = powers if width > 0 else powers[::-1]
+        weights[position : position + len(powers), column] = powers if width > 0 else powers[::-1]
     return tf.matmul(headers, weights)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def decode_one(contents):
-    """One picture at its own size: string [] -> uint8 [h, w, 3]; an operation in it fails where there is none."""
+def decode_at_own_size(contents):
+    """Decode one image, string [] -> uint8 [h, w, 3]; an operation in it fails if that is not possible."""
     headers = _headers(contents[None])
     kind = _kinds(headers)[0]
     sides = _own_sides(contents, kind, _sides(headers)[0])
-    with tf.control_dependencies([tf.debugging.Assert(_is_wanted(kind, sides), ["no picture"])]):
+    with tf.control_dependencies([tf.debugging.Assert(_is_wanted(kind, sides), ["not an image"])]):
         return _pixels(tf.identity(contents), kind)
 
 
-def _decode_one(contents, kind, sides, size):
-    """A picture uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
+def _decode_and_resize(contents, kind, sides, size):
+    """Return an image uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
     sides = _own_sides(contents, kind, sides)
-    picture = lambda: views.prepare(_pixels(contents, kind)[None], size)[0]  # noqa: E731
-    return tf.cond(_is_wanted(kind, sides), picture, lambda: _nothing(size)[0]), sides
+    image = lambda: views.prepare(_pixels(contents, kind)[None], size)[0]  # noqa: E731
+    return tf.cond(_is_wanted(kind, sides), image, lambda: _nothing(size)[0]), sides
 
 
 def _own_sides(contents, kind, sides):
-    """A picture's sides int64 [2] out of those by format [5, 2]; a JPEG is looked through for them."""
+    """Return the sides int64 [2] of an image from those by format [5, 2]; a JPEG is searched for them."""
     return tf.cond(
         kind == _JPEG, lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), lambda: sides[kind]
     )
@@ -154,18 +161,18 @@ def _is_wanted(kind, sides):
 
 
 def _pixels(contents, kind):
-    """uint8 [h, w, 3]."""
+    """Decode an image of a known format to uint8 [h, w, 3]."""
     usual = lambda: tf.io.decode_image(contents, channels=3, expand_animations=False)  # noqa: E731
     pixels = tf.cond(kind == _BMP, lambda: _decode_bmp(contents), usual)
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
-# A call of its own: set into the graph its many operations, passed over, would take a third of a small PNG's time.
+# A call of its own: inlined, its many unused operations would take a third of the time of a small PNG.
 @tf.function(
     input_signature=[tf.TensorSpec([], tf.string)], autograph=False, experimental_attributes={"_noinline": True}
 )
 def _decode_bmp(contents):
-    """uint8 [h, w, 3]. TensorFlow's decoder knows pixels, neither palettes nor compression."""
+    """Decode a BMP to uint8 [h, w, 3]; TensorFlow's decoder knows neither palettes nor compression."""
     fields = ((10, 4), (14, 4), (30, 4), (46, 4), (28, 2))
     numbers = _numbers(_headers(contents[None]), *fields)[0]
     offset, header, compression, colours, bits = tf.unstack(numbers)
@@ -186,7 +193,7 @@ def _decode_bmp(contents):
 
 
 def _reasons(contents, kinds, sides):
-    """Why a picture is none, in the order in which one would look: string [n]."""
+    """Return why decoding failed, string [n]; empty where it succeeded."""
     names = tf.gather(tf.constant([*(name for name, _ in FORMATS), ""]), kinds)
     height, width = (tf.strings.as_string(side) for side in tf.unstack(sides, axis=1))
     large = tf.strings.join(["is a ", names, " of ", width, "x", height, f" pixels, more than {MAX_PIXELS}"])
@@ -194,5 +201,5 @@ def _reasons(contents, kinds, sides):
     reasons = tf.where(sides[:, 0] * sides[:, 1] > MAX_PIXELS, large, "")
     reasons = tf.where(sides[:, 0] < 0, damaged, reasons)
     possible = ", ".join(name for name, _ in FORMATS)
-    reasons = tf.where(kinds == _NO_FORMAT, f"is no picture of a known format ({possible})", reasons)
+    reasons = tf.where(kinds == _NO_FORMAT, f"is not an image of a known format ({possible})", reasons)
     return tf.where(tf.strings.length(contents) == 0, "is empty", reasons)

@@ -1,7 +1,7 @@
-"""Folders of pictures: DIR/train/<class>/... and DIR/test/<class>/..., as MVTec AD and many others lie.
+"""Folders of images: DIR/train/<class>/... and DIR/test/<class>/..., the layout of MVTec AD and many others.
 
-`tfds.ImageFolder` reads the same layout, but neither BMP and GIF nor folders below a class, in a shuffled order,
-and it does not say which file is bad.
+`tfds.ImageFolder` reads the same layout, but neither BMP and GIF files nor folders below a class; it shuffles the files
+and does not name a damaged one.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-# One pass has nothing to tune: all cores decode from the start. The thread that tunes can take half a second
-# to end.
+# In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
 UNTUNED = tf.data.Options()
 UNTUNED.autotune.enabled = False
-_LAYOUT = "a folder DIR with pictures in DIR/train/<class>/ and DIR/test/<class>/"
+_LAYOUT = "a folder DIR with images in DIR/train/<class>/ and DIR/test/<class>/"
 
 
 def is_folder(name: str) -> bool:
-    """Whether a dataset's name means a folder; a bare name could also be a set of TensorFlow Datasets."""
+    """Return whether the name of a dataset means a folder; a bare name could also be one of TensorFlow Datasets."""
     return looks_like_path(name) or (os.sep in name and os.path.isdir(name))
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name can only be meant as a path."""
+    """Return whether a name can only be a path."""
     return name.startswith((".", "~", os.sep))
 
 
 def folder_name(name: str) -> str:
-    """The last part of a folder's path, for names of files."""
+    """Return the last part of a folder's path, for file names."""
     return os.path.basename(os.path.realpath(os.path.expanduser(name))) or "folder"
 
 
 @contextlib.contextmanager
 def silent_decoders():
-    """Within, nothing reaches the standard error: libjpeg itself writes there of every damaged file."""
+    """Context manager that discards standard error, where libjpeg reports every damaged file by itself."""
     sys.stderr.flush()
     screen = os.dup(2)
     try:
@@ -57,34 +56,34 @@ def silent_decoders():
 
 
 class Folder:
-    """The pictures of a folder, in the order of class and path; hidden and other files do not count.
+    """The images of a folder, in the order of class and path; hidden and other files are left out.
 
     Args:
       path: the folder.
-      splits: those that must be there.
+      splits: the splits that must exist.
 
     Attributes:
-      class_names: names of the folders that hold pictures, over both splits, sorted.
+      class_names: names of the folders that hold images, over both splits, sorted.
       files: {split: (paths relative to the folder, sorted by class, and their class numbers int64 [n])}.
 
     Raises:
-      UsageError: there is no such folder, a split is missing or holds no pictures.
+      UsageError: there is no such folder, or a split is missing or has no images.
     """
 
     def __init__(self, path: str, splits=SPLITS):
         self.path = os.path.expanduser(path)
         if not os.path.isdir(self.path):
             raise UsageError(f"There is no such folder. Possible: {_LAYOUT}. Received: {path}")
-        found = {split: _classes(os.path.join(self.path, split)) for split in SPLITS}
+        listed = {split: _classes(os.path.join(self.path, split)) for split in SPLITS}
         for split in splits:
-            if found[split] is None:
+            if listed[split] is None:
                 raise UsageError(f"The folder has no {split} folder. Possible: {_LAYOUT}. Received: {path}")
-            if not found[split]:
+            if not listed[split]:
                 raise UsageError(
-                    f"There are no pictures ({', '.join(ENDINGS)}) in the classes of {split}. "
+                    f"There are no images ({', '.join(ENDINGS)}) in the classes of {split}. "
                     f"Possible: {_LAYOUT}. Received: {path}"
                 )
-        known = {split: classes or {} for split, classes in found.items()}
+        known = {split: classes or {} for split, classes in listed.items()}
         names = sorted(set().union(*known.values()))
         self.class_names = tuple(printable(name) for name in names)
         self.files = {split: self._list(names, classes) for split, classes in known.items()}
@@ -95,33 +94,46 @@ class Folder:
         return paths, np.array([number for _, number in names], np.int64)
 
     def chosen(self, split: str, classes=None):
-        """Full paths and class numbers of the files of some classes, or of all.
+        """Return full paths and class numbers of the files of some classes, or of all.
+
+        Args:
+          split: "train" or "test".
+          classes: class numbers; all by default.
 
         Raises:
-          UsageError: a class has no picture in the split.
+          UsageError: a class has no image in the split.
         """
         paths, labels = self.files[split]
-        places = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
+        indices = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
         for absent in sorted(set(classes or ()) - set(labels.tolist())):
-            there = ", ".join(f"{number} {self.class_names[number]}" for number in np.unique(labels))
+            present = ", ".join(f"{number} {self.class_names[number]}" for number in np.unique(labels))
             raise UsageError(
-                f"{self.path} has no {split} pictures of this class. Possible for --normal: {there}. "
+                f"{self.path} has no {split} images of this class. Possible for normal: {present}. "
                 f"Received: {absent} {self.class_names[absent]}"
             )
-        return [os.path.join(self.path, paths[place]) for place in places], labels[places]
+        return [os.path.join(self.path, paths[index]) for index in indices], labels[indices]
 
     def read(self, split: str, classes=None) -> tf.data.Dataset:
-        """As `Source.read`; a file that cannot be decoded is an error of TensorFlow's, which `check` explains."""
+        """Return a dataset of (image uint8 [h, w, 3], class int64), see `Source.read`.
+
+        Args:
+          split: "train" or "test".
+          classes: class numbers; all by default.
+        """
         paths, labels = self.chosen(split, classes)
         data = tf.data.Dataset.from_tensor_slices((_as_bytes(paths), labels))
 
         def decode(path, label):
-            return decoding.decode_one(tf.io.read_file(path)), label
+            return decoding.decode_at_own_size(tf.io.read_file(path)), label
 
         return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(UNTUNED)
 
     def check(self, parts, watch) -> None:
-        """Decodes all pictures of parts (split, classes).
+        """Decode all images of some parts, see `Source.check`.
+
+        Args:
+          parts: (split, classes) pairs.
+          watch: function (batches, description) -> batches, for a progress bar.
 
         Raises:
           UsageError: names the first file that cannot be decoded and the number of others.
@@ -129,14 +141,14 @@ class Folder:
         paths = [path for split, classes in parts for path in self.chosen(split, classes)[0]]
         data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
 
-        def try_one(place, path):
-            # Not the traced function, of which nothing would be run for its errors alone.
-            picture = decoding.decode_one.python_function(tf.io.read_file(path))
-            with tf.control_dependencies([picture]):
-                return tf.identity(place)
+        def try_one(index, path):
+            # Not the traced function, because TensorFlow would prune the call, whose result is not used.
+            image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
+            with tf.control_dependencies([image]):
+                return tf.identity(index)
 
         tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(UNTUNED)
-        good = [place for batch in watch(tried.as_numpy_iterator(), "Checking test pictures") for place in batch]
+        good = [index for batch in watch(tried.as_numpy_iterator(), "Checking test images") for index in batch]
         bad = np.setdiff1d(np.arange(len(paths)), good)
         if len(bad):
             count = len(bad) - 1
@@ -144,33 +156,33 @@ class Folder:
             first = paths[bad[0]]
             raise UsageError(f"{printable(first)} {_reason(first)}{more}")
 
-    def identifiers(self) -> list[str]:
-        """Names of the test pictures: their paths within the folder."""
+    def test_names(self) -> list[str]:
+        """Return the paths of the test images within the folder."""
         return [printable(path) for path in self.files["test"][0]]
 
-    def picture_shape(self) -> tuple[int | None, int | None, int]:
-        """Height, width and channels of the first picture whose header can be read."""
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """Return height, width and channels of the first image whose header can be read."""
         for split in SPLITS:
             for path in self.files[split][0]:
                 try:
-                    with Image.open(os.path.join(self.path, path)) as picture:
-                        return picture.height, picture.width, 3
+                    with Image.open(os.path.join(self.path, path)) as image:
+                        return image.height, image.width, 3
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                    continue  # said with its name when it is read
+                    continue  # reported by name when it is read
         return None, None, 3
 
 
 def _classes(split: str):
-    """{class: paths of its pictures, sorted} of those that have any; None where there is no folder."""
+    """Return {class: sorted paths of its images} of the classes that have any; None if there is no folder."""
     if not os.path.isdir(split):
         return None
-    found = {}
+    classes = {}
     for entry in os.scandir(split):
         if entry.is_dir() and not entry.name.startswith("."):
             pattern = os.path.join(glob.escape(entry.path), "**", "*")
             names = [name for name in glob.glob(pattern, recursive=True) if name.lower().endswith(ENDINGS)]
-            found[entry.name] = sorted(filter(os.path.isfile, names))
-    return {name: paths for name, paths in found.items() if paths}
+            classes[entry.name] = sorted(filter(os.path.isfile, names))
+    return {name: paths for name, paths in classes.items() if paths}
 
 
 def _as_bytes(paths):
@@ -178,7 +190,7 @@ def _as_bytes(paths):
 
 
 def _reason(path) -> str:
-    """Why a file is no picture, as the end of a sentence."""
+    """Return why a file is not an image, as the end of a sentence."""
     try:
         with open(path, "rb") as file:
             contents = file.read()

@@ -1,12 +1,11 @@
-"""Where pictures come from: scikit-learn's embedded digits, folders and TensorFlow Datasets."""
+"""Sources of images: scikit-learn's embedded digits, folders and TensorFlow Datasets."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -14,91 +13,146 @@ import tensorflow as tf
 from mcl_tf.data import folders
 from mcl_tf.errors import UsageError, one_line
 
-_DOWNLOAD_RETRIES = 5  # some seconds; with the 10 of TensorFlow Datasets a missing network takes minutes to show
-DIGITS_TRAIN = 1198  # The first two thirds train; the last third, written by other people, tests.
+_DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
+DIGITS_TRAIN = 1198  # The first two thirds are for training; the last third, written by other people, for the test.
 
 
-@dataclasses.dataclass(frozen=True)
 class Source:
-    """A labelled set of pictures in two splits.
-
-    Attributes:
-      name: the dataset's name.
-      class_names: the name of every class number.
-      picture_shape: (height, width, channels); None where pictures differ, the first picture's for a folder.
-      read: (split, classes) -> `tf.data.Dataset` of (picture uint8 [h, w, c], class int64), always in the same
-        order; split is "train" or "test"; classes, a list of numbers or None for all, selects pictures.
-      folder: the folder behind it, if there is one; its files can be damaged, and have names.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    picture_shape: tuple[int | None, int | None, int]
-    read: Callable[..., tf.data.Dataset]
-    folder: folders.Folder | None = None
-
-
-def load_source(name: str, data_dir: str = "", splits=folders.SPLITS) -> Source:
-    """Opens a dataset by name.
+    """A labelled set of images in the splits `train` and `test`.
 
     Args:
-      name: "digits", a folder (see `mcl_tf.data.folders`), or the name of an image-classification set of
-        TensorFlow Datasets, which comes before a folder of that bare name.
-      data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
-      splits: those that are asked for.
-
-    Raises:
-      UsageError: the name is unknown, the set is not one of labelled pictures, or it cannot be had.
+      name: the name of the dataset.
+      class_names: the name of every class number.
+      image_shape: (height, width, channels); None where images differ. For a folder, that of the first image.
     """
-    if name == "digits":
-        return _digits()
-    if folders.is_folder(name):
-        return _folder(name, splits)
-    import tensorflow_datasets as tfds
 
-    builder = _find_builder(tfds, name, data_dir)
-    return _folder(name, splits) if builder is None else _tensorflow_datasets(tfds, builder, name, splits)
+    def __init__(self, name: str, class_names, image_shape: tuple[int | None, int | None, int]):
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.image_shape = image_shape
+
+    def read(self, split: str, classes=None) -> tf.data.Dataset:
+        """Return the images of a split, always in the same order.
+
+        Args:
+          split: "train" or "test".
+          classes: numbers of the classes to read; all by default.
+
+        Returns:
+          A dataset of (image uint8 [h, w, c], class int64).
+        """
+        raise NotImplementedError
+
+    def check(self, parts, watch) -> None:
+        """Check that files can be decoded, where there are files.
+
+        Args:
+          parts: (split, classes) pairs.
+          watch: function (batches, description) -> batches, for a progress bar.
+
+        Raises:
+          UsageError: names the first file that cannot be decoded and the number of others.
+        """
+        del parts, watch
+
+    def test_classes(self) -> np.ndarray | None:
+        """Return the class numbers int64 [n] of the test images, if they are known without reading the images."""
+        return None
+
+    def test_names(self) -> list[str] | None:
+        """Return the names of the test images, if they have any."""
+        return None
+
+    def quiet(self) -> contextlib.AbstractContextManager:
+        """Context manager that keeps messages of the image decoders off the screen."""
+        return contextlib.nullcontext()
 
 
-def _digits() -> Source:
-    """The 1,797 digits that scikit-learn ships, 8x8 grey levels 0 to 16."""
-    from sklearn.datasets import load_digits
+class DigitsSource(Source):
+    """The 1,797 digits that scikit-learn ships: 8x8 pixels, grey levels 0 to 16."""
 
-    data = load_digits()
-    pictures = np.round(data.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
-    parts = {"train": slice(0, DIGITS_TRAIN), "test": slice(DIGITS_TRAIN, None)}
+    def __init__(self):
+        from sklearn.datasets import load_digits
 
-    def read(split, classes=None):
-        x, y = pictures[parts[split]], data.target[parts[split]]
-        keep = np.isin(y, classes) if classes is not None else slice(None)
-        return tf.data.Dataset.from_tensor_slices((x[keep], y[keep].astype(np.int64)))
+        data = load_digits()
+        super().__init__("digits", map(str, data.target_names), (8, 8, 1))
+        images = np.round(data.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
+        parts = {"train": slice(0, DIGITS_TRAIN), "test": slice(DIGITS_TRAIN, None)}
+        self._splits = {split: (images[part], data.target[part].astype(np.int64)) for split, part in parts.items()}
 
-    return Source("digits", tuple(str(name) for name in data.target_names), (8, 8, 1), read)
-
-
-def _folder(name: str, splits) -> Source:
-    folder = folders.Folder(name, splits)
-    return Source(name, folder.class_names, folder.picture_shape(), folder.read, folder)
+    def read(self, split: str, classes=None) -> tf.data.Dataset:
+        """See `Source.read`."""
+        images, labels = self._splits[split]
+        keep = np.isin(labels, classes) if classes is not None else slice(None)
+        return tf.data.Dataset.from_tensor_slices((images[keep], labels[keep]))
 
 
-def _tensorflow_datasets(tfds, builder, name: str, splits) -> Source:
-    features = builder.info.features
-    label = features["label"] if "label" in features else None
-    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
-        raise UsageError(
-            f"--dataset={name} is not a set of pictures with one class each. "
-            f"Possible: sets whose features hold an image and a label. Received: {', '.join(features)}"
-        )
-    _prepare(builder)
-    missing = set(splits) - set(builder.info.splits)
-    if missing:
-        raise UsageError(
-            f"--dataset={name} has no {' and no '.join(sorted(missing))} split. "
-            f"Received: {', '.join(builder.info.splits)}"
-        )
+class FolderSource(Source):
+    """The images of a folder, see `mcl_tf.data.folders`.
 
-    def read(split, classes=None):
-        data = builder.as_dataset(
+    Args:
+      name: the path of the folder.
+      splits: the splits that must exist.
+    """
+
+    def __init__(self, name: str, splits=folders.SPLITS):
+        self._folder = folders.Folder(name, splits)
+        super().__init__(name, self._folder.class_names, self._folder.image_shape())
+
+    def read(self, split: str, classes=None) -> tf.data.Dataset:
+        """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `check` explains."""
+        return self._folder.read(split, classes)
+
+    def check(self, parts, watch) -> None:
+        """See `Source.check`."""
+        self._folder.check(parts, watch)
+
+    def test_classes(self) -> np.ndarray:
+        """See `Source.test_classes`."""
+        return self._folder.files["test"][1]
+
+    def test_names(self) -> list[str]:
+        """Return the paths of the test images within the folder."""
+        return self._folder.test_names()
+
+    def quiet(self) -> contextlib.AbstractContextManager:
+        """See `Source.quiet`."""
+        return folders.silent_decoders()
+
+
+class TensorFlowDatasetsSource(Source):
+    """An image-classification dataset of TensorFlow Datasets, downloaded and prepared if necessary.
+
+    Args:
+      name: the name of the dataset.
+      builder: its builder.
+      splits: the splits that must exist.
+    """
+
+    def __init__(self, name: str, builder, splits=folders.SPLITS):
+        import tensorflow_datasets as tfds
+
+        features = builder.info.features
+        label = features["label"] if "label" in features else None
+        if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
+            raise UsageError(
+                f"{name} is not a dataset of images with one class each. "
+                f"Possible: datasets whose features include an image and a label. Received: {', '.join(features)}"
+            )
+        _prepare(builder)
+        missing = set(splits) - set(builder.info.splits)
+        if missing:
+            raise UsageError(
+                f"{name} has no {' and no '.join(sorted(missing))} split. Received: {', '.join(builder.info.splits)}"
+            )
+        super().__init__(name, label.names, features["image"].shape)
+        self._builder = builder
+
+    def read(self, split: str, classes=None) -> tf.data.Dataset:
+        """See `Source.read`."""
+        import tensorflow_datasets as tfds
+
+        data = self._builder.as_dataset(
             split,
             decoders={"image": tfds.decode.SkipDecoding()},
             read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one file after the other: a fixed order
@@ -106,16 +160,36 @@ def _tensorflow_datasets(tfds, builder, name: str, splits) -> Source:
         data = data.map(lambda example: (example["image"], example["label"]))
         if classes is not None:
             wanted = tf.constant(classes, tf.int64)
-            data = data.filter(lambda _, y: tf.reduce_any(y == wanted))
-        decode = features["image"].decode_example
-        data = data.map(lambda x, y: (decode(x), y), tf.data.AUTOTUNE, deterministic=True)
+            data = data.filter(lambda _, label: tf.reduce_any(label == wanted))
+        decode = self._builder.info.features["image"].decode_example
+        data = data.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE, deterministic=True)
         return data.with_options(folders.UNTUNED)
 
-    return Source(name, tuple(label.names), features["image"].shape, read)
+
+def load_source(name: str, data_dir: str = "", splits=folders.SPLITS) -> Source:
+    """Open a dataset by name.
+
+    Args:
+      name: "digits", a folder (see `mcl_tf.data.folders`), or the name of an image-classification dataset of TensorFlow
+        Datasets, which takes precedence over a folder of that bare name.
+      data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
+      splits: the splits that must exist.
+
+    Raises:
+      UsageError: the name is unknown, the dataset has no labelled images, or it is not available.
+    """
+    if name == "digits":
+        return DigitsSource()
+    if folders.is_folder(name):
+        return FolderSource(name, splits)
+    builder = _find_builder(name, data_dir)
+    return FolderSource(name, splits) if builder is None else TensorFlowDatasetsSource(name, builder, splits)
 
 
-def _find_builder(tfds, name, data_dir):
-    """The builder of a dataset, prepared or not; None if there is none and the name is a folder's."""
+def _find_builder(name, data_dir):
+    """Return the builder of a dataset; None if there is none and the name is that of a folder."""
+    import tensorflow_datasets as tfds
+
     try:
         return tfds.builder(name, data_dir=data_dir or None)
     except (ValueError, tfds.core.registered.DatasetNotFoundError):
@@ -124,19 +198,19 @@ def _find_builder(tfds, name, data_dir):
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=4) or ["digits", "cifar10", "cifar100", "mnist"]
         raise UsageError(
-            "Unknown dataset. Possible: digits, a folder of pictures, or an image-classification set of "
+            "Unknown dataset. Possible: digits, a folder of images, or an image-classification dataset of "
             f"TensorFlow Datasets such as {', '.join(close)}. Received: {name}"
         ) from None
 
 
 def _prepare(builder) -> None:
-    """Downloads and prepares a dataset that is not there yet."""
+    """Download and prepare a dataset, unless that is done."""
     from tensorflow_datasets.core.download import downloader
 
     if builder.data_path.exists():
         return
     downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what failed is said once, below
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the failure is reported once, below
     try:
         builder.download_and_prepare()
     except Exception as error:  # noqa: BLE001 - downloads fail in as many ways as there are hosts
@@ -144,5 +218,5 @@ def _prepare(builder) -> None:
         raise UsageError(
             f"TensorFlow Datasets could not prepare {builder.name} in {builder.data_path}: {reason}. "
             f"Prepare it where there is a network with `python -m tensorflow_datasets build {builder.name} "
-            "--data_dir=DIR`, copy DIR here and pass --data_dir=DIR; or use --dataset=digits"
+            "--data_dir=DIR`, copy DIR here and pass it as data_dir; or use the dataset digits"
         ) from None

@@ -1,7 +1,8 @@
-"""A SavedModel for TensorFlow Serving, self-ensemble inference inside; and another threshold for one."""
+"""Writes a SavedModel for TensorFlow Serving with self-ensemble inference inside, and changes the threshold of one."""
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 import shutil
@@ -17,43 +18,42 @@ from mcl_tf.export.signatures import CALIBRATION, THRESHOLD, ServedScorer
 from mcl_tf.export.warmup_requests import write_warmup
 from mcl_tf.scoring import threshold_at
 from mcl_tf.utils import compat
-from mcl_tf.utils.console import say
 
-SIGNATURE = "serving_default"
 _VARIABLES = pathlib.Path("variables", "variables")
+_logger = logging.getLogger(__name__)
 
 
 def export_saved_model(
     served: ServedScorer, path, *, card: dict[str, Any] | None = None, batch_sizes=(), new_version=False, keep=0
 ) -> str:
-    """Writes a SavedModel, complete or not at all: under another name first, then renamed.
+    """Write a SavedModel atomically.
 
-    Its signatures, all of any batch size, 0 included:
+    Its signatures take any batch size, including 0:
 
-    - `serving_default`: `images` uint8 [n, h, w, c] of any h and w, c = 1 (repeated to 3), 3 or 4 (alpha is
-      dropped) -> `score` float32 [n] (higher is more abnormal), `is_anomaly` bool [n], `p_value` float32 [n]
-      (share of the held-out normals that score at least as high), `nearest_class` int32 [n], `class_name`
-      string [n];
+    - `serving_default`: `images` uint8 [n, h, w, c] of any h and w, c = 1 (repeated to 3 channels), 3 or 4 (alpha is
+      dropped) -> `score` float32 [n] (higher for more anomalous images), `is_anomaly` bool [n], `p_value` float32 [n]
+      (share of the held-out normal images that score at least as high), `nearest_class` int32 [n], `class_name` string
+      [n];
     - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF -> the same;
     - `embed`: `images` -> `embedding` float32 [n, V, D];
     - `explain`: `images` -> `distances` float32 [n, V, C], `rotation` int32 [n, V], `flipped` bool [n, V].
 
-    Keras' ExportArchive is what TensorFlow's C++ loader, and with it TF Serving, reads; a plain `tf.Module` is
-    not.
+    It is written by Keras' ExportArchive, because TensorFlow's C++ loader, and with it TensorFlow Serving, cannot read
+    a plain `tf.Module` with a Keras 3 model.
 
     Args:
-      served: what is exported.
-      path: folder of the SavedModel; one that is there is replaced. For TF Serving its name is a number.
-      card: content of assets.extra/model_card.json; none is written if None.
+      served: the model to export.
+      path: folder of the SavedModel; an older one is replaced. TensorFlow Serving needs a number as its name.
+      card: content of assets.extra/model_card.json; None for no card.
       batch_sizes: ints, the batch sizes of the warm-up requests.
-      new_version: take `path` as a folder of versions and write the next one.
-      keep: with `new_version`, how many of the newest versions stay; 0 for all.
+      new_version: whether `path` is a folder of versions, which gets a new one.
+      keep: with `new_version`, the number of newest versions to keep; 0 for all.
 
     Returns:
-      The SavedModel's path, absolute.
+      The absolute path of the SavedModel.
 
     Raises:
-      UsageError: the path is a file or cannot be made.
+      UsageError: the path is a file or cannot be written.
     """
     path = pathlib.Path(path).resolve()
 
@@ -63,48 +63,47 @@ def export_saved_model(
         if card is not None:
             write_card(folder, card)
         if batch_sizes and not write_warmup(folder / EXTRA, served.scorer.image_size, batch_sizes):
-            say("No warm-up requests: they need the extra `serving` (pip install tensorflow-serving-api).")
+            _logger.info(
+                "No warm-up requests were written: they need the extra `serving` (pip install tensorflow-serving-api)."
+            )
 
     return str(version_folders.add(path, write, keep) if new_version else version_folders.replace(path, write))
 
 
 def _write_archive(served: ServedScorer, folder) -> None:
     archive = tf.keras.export.ExportArchive()
-    # Not tracked: the archive finds the variables that the signatures read, and would store a tracked model's
-    # once more.
+    # The model is not tracked: the archive finds the variables that the signatures read, and would store those of a
+    # tracked model a second time.
     for name, (function, specification) in served.signatures().items():
         archive.add_endpoint(name, function, input_signature=[specification])
     compat.write_archive(archive, str(folder))
 
 
-def set_threshold(
-    saved_model_dir, *, quantile: float | None = None, value: float | None = None, keep: int = 0
-) -> str:
-    """Writes the next version of a SavedModel with another threshold; graph and other weights stay as they are.
+def set_threshold(saved_model_dir, *, quantile: float | None = None, value: float | None = None, keep: int = 0) -> str:
+    """Write a new version of a SavedModel with another threshold; its graph and other weights stay the same.
 
     Args:
-      saved_model_dir: a version, saved_model/<n>, or the folder of versions, whose newest is taken.
-      quantile: share of the held-out normals that is to pass, 0 to 1; the scores are in the model.
-      value: the threshold itself; one of the two.
-      keep: how many of the newest versions stay; 0 for all.
+      saved_model_dir: a version, saved_model/<n>, or the folder of versions, whose newest one is used.
+      quantile: share of the held-out normal images to pass, 0 to 1; their scores are in the model.
+      value: the threshold itself. Pass either this or `quantile`.
+      keep: the number of newest versions to keep; 0 for all.
 
     Returns:
-      The new version's path, absolute.
+      The absolute path of the new version.
 
     Raises:
-      UsageError: not one of quantile and value, one out of range, or no SavedModel of this library.
+      UsageError: not exactly one of quantile and value is given, it is out of range, or there is no SavedModel of this
+        library.
     """
     if (quantile is None) == (value is None):
-        raise UsageError(
-            f"Either quantile or value sets a threshold. Received: quantile={quantile}, value={value}"
-        )
+        raise UsageError(f"Pass either quantile or value. Received: quantile={quantile}, value={value}")
     if quantile is not None and not 0.0 <= quantile <= 1.0:
         raise UsageError(f"quantile must be a number from 0 to 1. Received: {quantile}")
     if value is not None and not math.isfinite(value):
         raise UsageError(f"value must be a finite number. Received: {value}")
     source = version_folders.find(saved_model_dir)
     if not source.name.isdecimal():
-        raise UsageError(f"A version's name is a number, so that the next one has one. Received: {source}")
+        raise UsageError(f"The name of a version must be a number, from which the next follows. Received: {source}")
     card = read_card(source)
     tensors, keys = _read_variables(source)
     if quantile is not None:
@@ -115,8 +114,9 @@ def set_threshold(
     card["threshold"].update(quantile=quantile, changed_from_version=int(source.name))
 
     def write(folder):
-        # The fingerprint would be that of the other variables.
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("variables", "fingerprint.pb"))
+        # The fingerprint would be that of the old variables.
+        ignored = shutil.ignore_patterns("variables", "fingerprint.pb")
+        shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True)
         (folder / "variables").mkdir()
         _write_variables(folder, tensors)
         write_card(folder, card)
@@ -125,28 +125,28 @@ def set_threshold(
 
 
 def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every tensor of a SavedModel's checkpoint by its key, and the keys of threshold and held-out scores."""
+    """Return all tensors of a SavedModel's checkpoint by key, and the keys of threshold and held-out scores."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
     try:
         reader = tf.train.load_checkpoint(str(saved_model / _VARIABLES))
         tensors = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
         graph = TrackableObjectGraph.FromString(tensors["_CHECKPOINTABLE_OBJECT_GRAPH"])
-        found = {}
+        keys = {}
         for node in graph.nodes:
             for attribute in node.attributes:
                 name = attribute.full_name.split("/")[-1].split(":")[0]
                 if name in (THRESHOLD, CALIBRATION) and attribute.checkpoint_key in tensors:
-                    found[name] = attribute.checkpoint_key
-        if set(found) != {THRESHOLD, CALIBRATION}:
-            raise ValueError("it holds no threshold and held-out scores")
+                    keys[name] = attribute.checkpoint_key
+        if set(keys) != {THRESHOLD, CALIBRATION}:
+            raise ValueError("it has no threshold and held-out scores")
     except (ValueError, KeyError, tf.errors.OpError) as error:
         raise UsageError(f"The threshold of {saved_model} cannot be changed: {one_line(error)}") from None
-    return tensors, found
+    return tensors, keys
 
 
 def _write_variables(folder, tensors) -> None:
-    """Writes a checkpoint of exactly these tensors, which a graph that is there restores by their keys."""
+    """Write a checkpoint of exactly these tensors; an existing graph restores them by key."""
     names = sorted(tensors)
     tf.raw_ops.SaveV2(
         prefix=str(folder / _VARIABLES),

@@ -1,4 +1,4 @@
-"""What a server runs: the scorer with threshold, held-out scores and class names, a function a signature.
+"""The served model: the scorer with held-out scores and class names, one function per signature.
 
 Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
 """
@@ -12,20 +12,20 @@ from mcl_tf import scoring, views
 from mcl_tf.data import decoding
 from mcl_tf.scorer import SelfEnsembleScorer
 
-THRESHOLD, CALIBRATION = "threshold", "calibration_scores"  # names of variables, by which set_threshold finds them
+THRESHOLD, CALIBRATION = "threshold", "calibration_scores"  # names of variables; set_threshold finds them by name
 
 
 class ServedScorer(tf.keras.Model):
-    """A scorer with everything that an answer names.
+    """A scorer with everything that an answer needs.
 
     Args:
-      scorer: with Gaussians and threshold set.
-      calibration_scores: float [m], scores of held-out normal pictures, m at least 1.
-      class_names: a name a class.
+      scorer: a `SelfEnsembleScorer` with Gaussians and threshold.
+      calibration_scores: float [m], scores of held-out normal images, m at least 1.
+      class_names: one name per class.
     """
 
     def __init__(self, scorer: SelfEnsembleScorer, calibration_scores, class_names):
-        super().__init__(name="served")
+        super().__init__(name="served", dtype="float32")
         scores = np.sort(np.asarray(calibration_scores, np.float32))
         self.scorer = scorer
         self.class_names = tuple(str(name) for name in class_names)
@@ -36,7 +36,7 @@ class ServedScorer(tf.keras.Model):
         self.built = True
 
     def signatures(self):
-        """{name: (function, specification of its one input)}; every dimension of an input is free."""
+        """Return {name: (function, specification of its input)}; all dimensions of an input are variable."""
         images = tf.TensorSpec([None, None, None, None], tf.uint8, name="images")
         contents = tf.TensorSpec([None], tf.string, name="image_bytes")
         return {
@@ -46,22 +46,19 @@ class ServedScorer(tf.keras.Model):
             "explain": (lambda images: self.explain(to_rgb(images)), images),
         }
 
-    def call(self, images):
-        """As `score`."""
-        return self.score(images)
-
     def score(self, images):
-        """Scores pictures.
+        """Score images.
 
         Args:
           images: uint8 [n, h, w, 3].
 
         Returns:
-          score: float32 [n], higher is more abnormal, always finite.
-          is_anomaly: bool [n], whether it is above the threshold.
-          p_value: float32 [n], share of the held-out normal pictures that score at least as high.
-          nearest_class: int32 [n].
-          class_name: string [n], that class's name.
+          A dictionary of
+            score: float32 [n], higher for more anomalous images, always finite;
+            is_anomaly: bool [n], whether the score is above the threshold;
+            p_value: float32 [n], share of the held-out normal images that score at least as high;
+            nearest_class: int32 [n];
+            class_name: string [n], the name of that class.
         """
         scores, classes = scoring.self_ensemble(self.scorer.distances(images), self.scorer.config.method)
         scores = _finite("score", scores)
@@ -77,23 +74,24 @@ class ServedScorer(tf.keras.Model):
         }
 
     def score_bytes(self, image_bytes):
-        """Scores encoded pictures, string [n], each of its own size; see `mcl_tf.data.decoding`."""
+        """Score encoded images, string [n], each of its own size; see `score` and `mcl_tf.data.decoding`."""
         return self.score(decoding.decode_or_fail(image_bytes, self.scorer.image_size))
 
     def embed(self, images):
-        """uint8 [n, h, w, 3] -> embedding float32 [n, V, D] of every view, of length 1."""
+        """Embed images uint8 [n, h, w, 3]; return `embedding` float32 [n, V, D] of every view, normalized."""
         return {"embedding": _finite("embedding", self.scorer.embed(images, self.scorer.config.views))}
 
     def explain(self, images):
-        """What a score is made of.
+        """Return the parts of a score.
 
         Args:
           images: uint8 [n, h, w, 3].
 
         Returns:
-          distances: float32 [n, V, C], Mahalanobis distance of every view to every class.
-          rotation: int32 [n, V], the view's quarter turns counter-clockwise.
-          flipped: bool [n, V], whether the view was flipped left-right before it was turned.
+          A dictionary of
+            distances: float32 [n, V, C], Mahalanobis distance of every view to every class;
+            rotation: int32 [n, V], number of quarter turns counter-clockwise of every view;
+            flipped: bool [n, V], whether the view was flipped left-right before it was turned.
         """
         distances = _finite("distances", self.scorer.distances(images))
         count = self.scorer.config.views
@@ -106,9 +104,15 @@ class ServedScorer(tf.keras.Model):
 
 
 def to_rgb(images):
-    """uint8 [n, h, w, c] with c only known when it runs -> [n, h, w, 3]: grey repeated, alpha dropped.
+    """Convert images with any number of channels to three: grey is repeated, alpha dropped.
 
-    It comes to the same as `views.prepare`'s own rule, for resizing treats every channel alike.
+    The result is that of `views.prepare`, because resizing treats every channel alike.
+
+    Args:
+      images: uint8 [n, h, w, c] with c known at run time only.
+
+    Returns:
+      uint8 [n, h, w, 3].
     """
     shape = tf.shape(images)
     known = tf.reduce_any(shape[3] == tf.constant([1, 3, 4]))
@@ -120,8 +124,8 @@ def to_rgb(images):
 
 
 def _finite(name, values):
-    """The values, or an error that names the first picture with one that is not a finite number."""
+    """Return the values; an operation fails and name the first image with a value that is not finite."""
     bad = tf.where(~tf.math.is_finite(values))[:1, 0]
-    message = f"The model has no finite {name} for the picture at index"
+    message = f"The model has no finite {name} for the image at index"
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad])]):
         return tf.identity(values)

@@ -1,7 +1,6 @@
-"""Version folders, saved_model/<n>, as TF Serving watches them: complete or not there.
+"""Version folders, saved_model/<n>, as TensorFlow Serving watches them: complete or absent.
 
-What is written or removed has a name that begins with a dot until, or as soon as, it is no version; the server
-looks at names that are numbers and at nothing else.
+The server only reads folders whose names are numbers. A folder that is being written or removed has a hidden name.
 """
 
 from __future__ import annotations
@@ -12,83 +11,100 @@ import shutil
 from collections.abc import Callable
 
 from mcl_tf.errors import UsageError
+from mcl_tf.utils.atomic import atomic_folder, sync, sync_tree, temporary_path
 
 
 def versions(folder: pathlib.Path) -> list[int]:
-    """The versions in a folder, oldest first."""
+    """Return the versions in a folder, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def find(path) -> pathlib.Path:
-    """The SavedModel at a path, or the newest one if it is a folder of versions.
-
-    Raises:
-      UsageError: there is none.
-    """
-    path = pathlib.Path(path)
-    numbers = versions(path)
-    found = path if (path / "saved_model.pb").is_file() else path / str(numbers[-1]) if numbers else None
-    if found is None or not (found / "saved_model.pb").is_file():
-        raise UsageError(f"A SavedModel is a folder with saved_model.pb, or one of its versions. Received: {path}")
-    return found.resolve()
-
-
-def replace(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """Writes a folder, complete or not at all, and replaces what is there.
+    """Return the SavedModel at a path, or the newest one if it is a folder of versions.
 
     Args:
       path: the folder.
-      write: makes and fills the folder that it is given, whose name is another one until it is complete.
+
+    Raises:
+      UsageError: there is no SavedModel.
+    """
+    path = pathlib.Path(path)
+    numbers = versions(path)
+    model = path if (path / "saved_model.pb").is_file() else path / str(numbers[-1]) if numbers else None
+    if model is None or not (model / "saved_model.pb").is_file():
+        raise UsageError(f"A SavedModel is a folder with saved_model.pb, or one of its versions. Received: {path}")
+    return model.resolve()
+
+
+def replace(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """Write a SavedModel atomically and replace an older one.
+
+    Args:
+      path: the folder.
+      write: function that fills an empty folder.
+
+    Returns:
+      The path.
+
+    Raises:
+      UsageError: the path is a file or cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"A SavedModel is a folder. Received: {path}, which is a file")
-    replaced = _hidden(path, ".old")
-    temporary = _hidden(path)
-    try:
-        _write(temporary, write)
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(temporary, path)
-    finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+    _make_folder(path.parent)
+    with atomic_folder(path) as folder:
+        write(folder)
     return path
 
 
 def add(folder: pathlib.Path, write: Callable[[pathlib.Path], None], keep: int = 0) -> pathlib.Path:
-    """Writes the next version into a folder, then removes the oldest beyond the `keep` newest (0 keeps all)."""
+    """Write the next version atomically, then removes the oldest ones.
+
+    Args:
+      folder: the folder of versions.
+      write: function that fills an empty folder.
+      keep: the number of newest versions to keep; 0 keeps all.
+
+    Returns:
+      The path of the new version.
+
+    Raises:
+      UsageError: the folder is a file or cannot be written.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"Versions of a SavedModel lie in a folder. Received: {folder}, which is a file")
-    temporary = _hidden(folder / "new")
+    _make_folder(folder)
+    temporary = temporary_path(folder / "new")
     try:
-        _write(temporary, write)
-        while True:
-            path = folder / str(max(versions(folder), default=0) + 1)
-            try:
-                os.rename(temporary, path)
-                break
-            except OSError:
-                if not path.exists():  # otherwise another process took the number
-                    raise
+        temporary.mkdir()
+        write(temporary)
+        sync_tree(temporary)
+        path = _rename_to_next(temporary, folder)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if keep:
-        for number in versions(folder)[:-keep]:
-            removed = _hidden(folder / str(number), ".old")
-            os.rename(folder / str(number), removed)
-            shutil.rmtree(removed, ignore_errors=True)
+    for number in versions(folder)[:-keep] if keep else ():
+        hidden = temporary_path(folder / str(number))
+        os.rename(folder / str(number), hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
     return path
 
 
-def _write(temporary, write):
+def _rename_to_next(temporary: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    while True:
+        path = folder / str(max(versions(folder), default=0) + 1)
+        try:
+            os.rename(temporary, path)
+            return path
+        except OSError:
+            if not path.exists():  # otherwise another process has taken the number
+                raise
+
+
+def _make_folder(folder: pathlib.Path) -> None:
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{temporary.parent} cannot be written: {error.strerror}") from None
-    write(temporary)
-
-
-def _hidden(path, ending=""):
-    return path.with_name(f".{path.name}.{os.getpid()}{ending}")
+        raise UsageError(f"{folder} cannot be written: {error.strerror}") from None

@@ -1,121 +1,125 @@
-"""What one sees of a training: progress, TensorBoard, warnings. Keras callbacks; they change nothing."""
+"""Keras callbacks that show and guard a training: progress, TensorBoard, warnings. They change no result."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import logging
 import math
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from mcl_tf.config import Config
 from mcl_tf.errors import UsageError, one_line
-from mcl_tf.training.optimizers import peak_learning_rate
-from mcl_tf.utils.console import console, duration, progress, say
+from mcl_tf.utils import compat
+from mcl_tf.utils.console import duration, is_terminal, print_line, progress
 
 COLLAPSED = 0.99  # mean cosine of different instances from which on an embedding counts as constant
-_TIMED_STEPS = 5  # steps after the first, which compiles, that the forecast rests on
+_TIMED_STEPS = 5  # number of steps after the first, which compiles, that the forecast is based on
 _CURVES = {
     "positive_similarity": "similarity/positive",
     "negative_similarity": "similarity/negative",
     "without_partner": "partners/share_of_anchors_without",
 }
-_SCALARS_EVERY = 100  # steps between TensorBoard points within an epoch
-_FULL = (tf.errors.OpError, OSError)  # what a full or failing disk looks like
+_POINTS_EVERY = 100  # steps between TensorBoard points within an epoch
+_DISK_ERRORS = (tf.errors.OpError, OSError)  # raised by a full or failing disk
+_logger = logging.getLogger(__name__)
 
 
 def step_of(model) -> int:
-    """Optimiser steps that a model has taken; under MirroredStrategy too, where int() of the variable fails."""
+    """Return the number of optimizer steps of a model; int() of the variable fails under MirroredStrategy."""
     return int(tf.convert_to_tensor(model.optimizer.iterations))
 
 
-@dataclasses.dataclass
-class RunningMeans:
-    """Means of an epoch's figures since its beginning, by name."""
+class TerminateOnNonFiniteLoss(tf.keras.callbacks.Callback):
+    """Raises a `UsageError` at the first step whose loss is not a finite number.
 
-    sums: dict = dataclasses.field(default_factory=dict)
-    count: int = 0
+    Args:
+      advice: str, the end of the message.
+    """
 
-    def update(self, figures: dict) -> dict:
-        """Takes one step's figures in; gives the means."""
-        self.count += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in figures.items()}
-        return {name: total / self.count for name, total in self.sums.items()}
-
-
-class FiniteLoss(tf.keras.callbacks.Callback):
-    """Stops at the first step whose loss is not a finite number."""
-
-    def __init__(self, config: Config):
+    def __init__(self, advice: str = "Try a smaller learning rate"):
         super().__init__()
-        self.config = config
+        self.advice = advice
 
     def on_train_batch_end(self, batch, logs=None):
+        """Check the running mean of the loss."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            raise not_finite(f"loss is not finite ({loss})", step_of(self.model), self.config)
+            raise non_finite_error(f"loss is not finite ({loss})", step_of(self.model), self.advice)
 
 
-def check_weights(model, config: Config) -> None:
-    """Refuses weights that are not all finite numbers: the loss may be one even so.
+def check_weights(model, advice: str) -> None:
+    """Check that all weights are finite, which a finite loss does not guarantee.
 
-    A ReLU gives 0 for not-a-number in some of TensorFlow's kernels, oneDNN's among them.
+    In some kernels of TensorFlow, including those of oneDNN, ReLU turns NaN into 0.
+
+    Args:
+      model: the compiled Keras model.
+      advice: the end of the message.
+
+    Raises:
+      UsageError: a weight is not finite.
     """
     for weight in model.trainable_variables:
         if not tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(weight))):
             name = getattr(weight, "path", weight.name)
-            raise not_finite(f"weight {name} is not finite", step_of(model), config)
+            raise non_finite_error(f"weight {name} is not finite", step_of(model), advice)
 
 
-def not_finite(what: str, step: int, config: Config) -> UsageError:
-    """The error of a training that has diverged."""
-    return UsageError(
-        f"The {what} at step {step}; stopped, the last good checkpoint is kept. Try a smaller --learning_rate "
-        f"(now {peak_learning_rate(config.training):g}) or a larger --temperature "
-        f"(now {config.loss.temperature:g})"
-    )
+def non_finite_error(what: str, step: int, advice: str) -> UsageError:
+    """Return the error for a training that has diverged."""
+    return UsageError(f"The {what} at step {step}; stopped, the last good checkpoint is kept. {advice}")
 
 
-class CollapseWarning(tf.keras.callbacks.Callback):
-    """Says once, in words, that the embedding has become constant; not of a first epoch that others follow."""
+class CollapseMonitor(tf.keras.callbacks.Callback):
+    """Logs a warning, once, if the embedding has become constant.
 
-    def __init__(self, epochs: int):
+    A network may begin that way, so that the first of several epochs does not count.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.epochs = epochs
-        self.said = False
+        self.warned = False
 
     def on_epoch_end(self, epoch, logs=None):
+        """Check the mean similarity of negatives."""
         similarity = float((logs or {}).get("negative_similarity", 0.0))
-        if similarity <= COLLAPSED or self.said or (epoch == 0 and self.epochs > 1):
+        if similarity <= COLLAPSED or self.warned or (epoch == 0 and self.params.get("epochs", 1) > 1):
             return
-        self.said = True
+        self.warned = True
         loss = self.model.loss_config
-        advice = "a smaller --learning_rate or a larger --batch_size"
-        if loss.beta < 1.0 / loss.temperature:
-            advice = f"--beta={1.0 / loss.temperature:g} (1 / temperature; now {loss.beta:g}), or {advice}"
-        say(
-            f"Warning: after epoch {epoch + 1} all pictures have nearly the same projection (mean similarity of "
-            f"negatives {similarity:.3f}): the network tells nothing apart. Try {advice}."
+        advice = "a smaller learning_rate or a larger batch_size"
+        if loss.beta is not None and loss.beta < 1.0 / loss.temperature:
+            advice = f"beta {1.0 / loss.temperature:g} (1 / temperature; now {loss.beta:g}), or {advice}"
+        _logger.warning(
+            "After epoch %d all images have nearly the same projection (mean similarity of negatives %.3f): the "
+            "network distinguishes nothing. Try %s.",
+            epoch + 1,
+            similarity,
+            advice,
         )
 
 
 class ProgressReport(tf.keras.callbacks.Callback):
-    """A bar over all steps with the loss and the time left; a line every tenth where there is no terminal."""
+    """Shows a bar over all steps with the loss and the time left.
 
-    def __init__(self, total_steps: int):
+    Where output is no terminal, it prints a forecast and then a line at every tenth of the training.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.step, self.total = 0, total_steps
-        self.bar = progress("Training")
-        self.timed = 0
-        self.started = 0.0
+        self.timed, self.started = 0, 0.0
 
     def on_train_begin(self, logs=None):
-        self.step = step_of(self.model)
+        """Show the bar, at the step that the training resumes from."""
+        self.step, self.total = step_of(self.model), self.params["epochs"] * self.params["steps"]
+        self.bar = progress("Training")
         self.bar.start()
         self.task = self.bar.add_task("", total=self.total, completed=self.step, note="")
 
     def on_train_batch_end(self, batch, logs=None):
+        """Advance the bar."""
         self.step += 1
         self.timed += 1
         left = self.total - self.step
@@ -123,38 +127,42 @@ class ProgressReport(tf.keras.callbacks.Callback):
             self.started = time.perf_counter()
         elif self.timed == 1 + _TIMED_STEPS and left > 0:
             pace = (time.perf_counter() - self.started) / _TIMED_STEPS
-            say(f"Training takes about {duration(pace * left)} more ({pace * 1000:.0f} ms a step, {left} steps).")
+            print_line(
+                f"Training takes about {duration(pace * left)} more ({pace * 1000:.0f} ms per step, {left} steps)."
+            )
         loss = float(logs["loss"])
         self.bar.update(self.task, completed=self.step, note=f"loss {loss:.3f}")
         tenth = max(self.total // 10, 1)
-        if not console.is_terminal and self.step % tenth == 0 and self.timed > 1 + _TIMED_STEPS:
+        if not is_terminal() and self.step % tenth == 0 and self.timed > 1 + _TIMED_STEPS:
             pace = (time.perf_counter() - self.started) / (self.timed - 1)
-            say(f"  step {self.step} of {self.total}, loss {loss:.3f}, {duration(pace * left)} left")
+            print_line(f"  step {self.step} of {self.total}, loss {loss:.3f}, {duration(pace * left)} left")
 
     def close(self):
-        """Takes the bar off the screen; also for a training that an error ended."""
-        self.bar.stop()
+        """Remove the bar, also after an error."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
 
 
 class CurveFile:
-    """TensorBoard's events in a folder; a disk that does not take them is said once, and points are left out.
-
-    After a failure a new file is begun, since TensorFlow drops without a word all that would come behind a record
-    that was cut off; at most one a minute, each of which may stay empty.
+    """TensorBoard's events in a folder; if the disk fails, it logs a warning once and writes no more.
 
     Args:
-      folder: where the files go.
-      retry: seconds after a failure before the next attempt.
+      folder: where the events go.
     """
 
-    def __init__(self, folder: str, retry: float = 60.0):
-        self.folder, self.retry = folder, retry
+    def __init__(self, folder: str):
+        self.folder = folder
         self.writer: tf.summary.SummaryWriter | None = None
-        self.failed_at: float | None = None
+        self.failed = False
 
     def write(self, step: int, points: dict) -> None:
-        """One point a curve, on the disk when this returns."""
-        if self.failed_at is not None and time.monotonic() - self.failed_at < self.retry:
+        """Write one point per curve and flush them to the disk.
+
+        Args:
+          step: the number of optimizer steps.
+          points: {name of the curve: value}.
+        """
+        if self.failed:
             return
         try:
             self.writer = self.writer or tf.summary.create_file_writer(self.folder)
@@ -163,66 +171,76 @@ class CurveFile:
                     for name, value in points.items():
                         tf.summary.scalar(name, value)
                     self.writer.flush()
-                except _FULL:
-                    self.close()  # or leaving `with` would fail again and leave its writer the default one
+                except _DISK_ERRORS:
+                    self.close()  # or leaving `with` would fail again and leave this writer the default one
                     raise
-            self.failed_at = None
-        except _FULL as error:
-            if self.failed_at is None:
-                said = one_line(error, 300)  # the file's name comes first
-                say(f"Warning: {self.folder} takes no curves for TensorBoard ({said}); the run goes on without.")
-            self.writer, self.failed_at = None, time.monotonic()
+        except _DISK_ERRORS as error:
+            self.failed = True
+            reason = one_line(error, 300)  # the file name comes first
+            _logger.warning("%s takes no curves for TensorBoard (%s); the run continues.", self.folder, reason)
 
     def close(self) -> None:
-        """Lets the file go; all that could be written is on the disk already."""
-        with contextlib.suppress(*_FULL):
+        """Close the file; everything that could be written is on the disk already."""
+        with contextlib.suppress(*_DISK_ERRORS):
             if self.writer is not None:
                 self.writer.close()
 
 
 class TensorBoardScalars(tf.keras.callbacks.Callback):
-    """Losses, similarities, learning rate and throughput under `<directory>/train`, by step."""
+    """Writes losses, similarities, learning rate and throughput to `<directory>/train`, by optimizer step.
 
-    def __init__(self, directory: str, schedule, batch_size: int):
+    Args:
+      directory: the run directory.
+    """
+
+    def __init__(self, directory):
         super().__init__()
         self.file = CurveFile(f"{directory}/train")
-        self.schedule = schedule
-        self.batch_size = batch_size
         self.last: tuple[int, float] | None = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if (batch + 1) % _SCALARS_EVERY == 0:
+        """Write a point every hundred steps."""
+        if (batch + 1) % _POINTS_EVERY == 0:
             self.write(logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        """Write a point at the end of an epoch."""
         self.write(logs)
 
     def write(self, logs):
-        """Writes one point of every curve; an epoch's figures are means since its beginning."""
+        """Write one point per curve; metrics are means since the beginning of the epoch."""
         step, now = step_of(self.model), time.perf_counter()
         points = {_CURVES.get(name, f"loss/{name}"): value for name, value in (logs or {}).items()}
-        points["training/learning_rate"] = self.schedule(step)
-        if self.last is not None and step > self.last[0]:
-            rate = (step - self.last[0]) * self.batch_size / (now - self.last[1])
-            points["training/pictures_per_second"] = rate
+        points["training/learning_rate"] = compat.current_learning_rate(self.model.optimizer)
+        if self.last is not None and step > self.last[0] and "batch_size" in self.params:
+            rate = (step - self.last[0]) * self.params["batch_size"] / (now - self.last[1])
+            points["training/images_per_second"] = rate
         self.file.write(step, points)
         self.last = (step, now)
 
     def on_train_end(self, logs=None):
+        """Close the file."""
         self.file.close()
 
 
 class PeriodicEvaluation(tf.keras.callbacks.Callback):
-    """Calls `evaluate() -> {name: figure}` every few epochs and writes `<directory>/evaluation`."""
+    """Evaluates the model every few epochs and writes the metrics to `<directory>/evaluation`.
 
-    def __init__(self, directory: str, evaluate, every: int):
+    Args:
+      directory: the run directory.
+      evaluate: function model -> {name: metric}.
+      every: the number of epochs between evaluations.
+    """
+
+    def __init__(self, directory, evaluate: Callable, every: int):
         super().__init__()
         self.file = CurveFile(f"{directory}/evaluation")
         self.evaluate = evaluate
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
+        """Evaluate if it is due."""
         if (epoch + 1) % self.every:
             return
-        figures = {f"evaluation/{name}": value for name, value in self.evaluate().items()}
-        self.file.write(step_of(self.model), figures)
+        metrics = {f"evaluation/{name}": value for name, value in self.evaluate(self.model).items()}
+        self.file.write(step_of(self.model), metrics)

@@ -1,25 +1,28 @@
-"""Checkpoints that are whole or not there: written aside, then renamed; read through before they are taken.
+"""Atomic checkpoints: written to a temporary folder, renamed when complete, verified before they are restored.
 
-A checkpoint is a folder `step-<n>` with TensorFlow's files (which hold a checksum of every tensor) and
-`facts.json`: what the caller adds, and shape and dtype of every variable.
+A checkpoint is a folder `step-<n>` with TensorFlow's files, which hold a checksum of every tensor, and `metadata.json`:
+the values of the caller, and shape and dtype of every variable.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import shutil
 import time
+import uuid
 
 import tensorflow as tf
 
 from mcl_tf.config import RunConfig
 from mcl_tf.errors import UsageError, one_line
-from mcl_tf.utils.console import say
+from mcl_tf.utils.atomic import atomic_folder, remove_temporary
 
-_PREFIX, _FACTS = "variables", "facts.json"
-_UNREADABLE = (tf.errors.OpError, OSError, ValueError, LookupError, TypeError, RuntimeError)
+_PREFIX, _METADATA = "variables", "metadata.json"
+_READ_ERRORS = (tf.errors.OpError, OSError, ValueError, LookupError, TypeError, RuntimeError)
+_logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
@@ -27,9 +30,9 @@ class CheckpointStore:
 
     Args:
       folder: where they are kept.
-      checkpoint: what they hold.
+      checkpoint: the objects to save and restore.
       variables: {name: variable}, everything that `checkpoint` holds, in an order that follows from the code.
-      keep: how many stay; older ones are removed after a newer one is whole.
+      keep: the number of checkpoints to keep; older ones are removed once a newer one is complete.
     """
 
     def __init__(self, folder, checkpoint: tf.train.Checkpoint, variables: dict, keep: int):
@@ -39,97 +42,90 @@ class CheckpointStore:
         self.keep = keep
 
     def path(self, step: int) -> pathlib.Path:
-        """The folder of the checkpoint of a step."""
+        """Return the folder of the checkpoint of a step."""
         return self.folder / f"step-{step:09d}"
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, newest first."""
-        found = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted((int(name) for name in found if name.isdigit()), reverse=True)
+        """Return the steps that have a checkpoint, newest first."""
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
-    def save(self, step: int, facts: dict) -> bool:
-        """Writes the checkpoint of a step; one that cannot be written is said and leaves the others whole.
+    def save(self, step: int, metadata: dict) -> bool:
+        """Save a checkpoint; if it cannot be written, log a warning and keep the older ones.
 
         Args:
           step: names the checkpoint.
-          facts: plain values that are kept with it.
+          metadata: plain values to save with it.
 
         Returns:
-          Whether it was written, or is there already.
+          Whether the checkpoint exists now.
         """
         if self.path(step).exists():
             return True
-        aside = self.folder / f"unfinished-{step}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            self.checkpoint.write(str(aside / _PREFIX))
-            (aside / _FACTS).write_text(json.dumps({**facts, "step": step, "layout": self.layout}) + "\n")
-            for path in (*aside.iterdir(), aside):
-                _to_disk(path)  # or a power cut after the renaming could leave empty files
-            os.replace(aside, self.path(step))
-            _to_disk(self.folder)
+            with atomic_folder(self.path(step)) as folder:
+                self.checkpoint.write(str(folder / _PREFIX))
+                contents = {**metadata, "step": step, "layout": self.layout}
+                (folder / _METADATA).write_text(json.dumps(contents) + "\n")
         except (tf.errors.OpError, OSError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             older = self.steps()
-            kept = f"that of step {older[0]} stays" if older else "there is no older one"
-            say(f"Warning: the checkpoint of step {step} could not be saved ({one_line(error)}); {kept}.")
+            kept = f"that of step {older[0]} is kept" if older else "there is no older one"
+            _logger.warning("The checkpoint of step %d could not be saved (%s); %s.", step, one_line(error), kept)
             return False
         for old in self.steps()[self.keep :]:
             shutil.rmtree(self.path(old), ignore_errors=True)
         return True
 
     def restore(self) -> dict | None:
-        """Goes back to the newest whole checkpoint; damaged ones are said and set aside.
+        """Restore the newest complete checkpoint; log a warning about damaged ones and set them aside.
 
         Returns:
-          The facts of the checkpoint, `step` among them; None if there is none.
+          The metadata of the checkpoint, including `step`; None if there is no checkpoint.
 
         Raises:
-          UsageError: a checkpoint has other variables, or none is whole; nothing was changed.
+          UsageError: a checkpoint has other variables, or all are damaged; nothing was changed.
         """
         steps = self.steps()
         if not steps and (self.folder / "checkpoint").exists():
             raise UsageError(
-                f"{self.folder} holds checkpoints of other code. Choose another --run_dir. Received: "
+                f"{self.folder} holds checkpoints of other code. Choose another run_dir. Received: "
                 f"{', '.join(sorted(path.name for path in self.folder.iterdir())[:3])}"
             )
         damaged: list[int] = []
         for step in steps:
-            facts = self._read(step)
-            if isinstance(facts, dict):
-                self._check_layout(step, facts["layout"])
-                for other in damaged:  # or the next ones saved would count as older
-                    os.replace(self.path(other), self.folder / f"damaged-{other}-{os.getpid()}")
+            metadata = self._read(step)
+            if isinstance(metadata, dict):
+                self._check_layout(step, metadata["layout"])
+                for other in damaged:  # or checkpoints saved later would count as older
+                    os.replace(self.path(other), self.folder / f"damaged-{other}-{uuid.uuid4().hex[:8]}")
                 self.checkpoint.read(str(self.path(step) / _PREFIX)).assert_existing_objects_matched()
-                return facts
-            say(f"Warning: the checkpoint {self.path(step)} is damaged ({facts}); looking for the one before.")
+                return metadata
+            _logger.warning("The checkpoint %s is damaged (%s); trying the one before.", self.path(step), metadata)
             damaged.append(step)
         if damaged:
             raise UsageError(
-                f"No checkpoint in {self.folder} is whole. Remove the folder to start over, or choose another "
-                f"--run_dir. Received: steps {', '.join(map(str, damaged))}, all damaged"
+                f"No checkpoint in {self.folder} is complete. Remove the folder to start over, or choose another "
+                f"run_dir. Received: steps {', '.join(map(str, damaged))}, all damaged"
             )
         return None
 
     def clean(self) -> None:
-        """Removes what saves that were cut off have left."""
-        for path in self.folder.glob("unfinished-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove what interrupted saves have left behind."""
+        remove_temporary(self.folder, "step-*")
 
     def _read(self, step: int) -> dict | str:
-        """The facts of a whole checkpoint, or what is wrong with it; every tensor's checksum is checked."""
+        """Verify every tensor of a checkpoint; return its metadata, or what is wrong with it."""
         try:
-            facts = json.loads((self.path(step) / _FACTS).read_text())
+            metadata = json.loads((self.path(step) / _METADATA).read_text())
             reader = tf.train.load_checkpoint(str(self.path(step) / _PREFIX))
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-            if facts["step"] != step or not isinstance(facts["layout"], dict):
-                return "its facts are those of another one"
-        except _UNREADABLE as error:
+            if metadata["step"] != step or not isinstance(metadata["layout"], dict):
+                return "its metadata belongs to another checkpoint"
+        except _READ_ERRORS as error:
             return one_line(error)
-        return facts
+        return metadata
 
     def _check_layout(self, step: int, layout: dict) -> None:
         for name in [*self.layout, *layout]:
@@ -137,34 +133,32 @@ class CheckpointStore:
             if mine != theirs:
                 raise UsageError(
                     f"The checkpoint {self.path(step)} was written by other code or with other shapes. "
-                    f"Choose another --run_dir. {name} is {mine} here. Received: {theirs}"
+                    f"Choose another run_dir. {name} is {mine} here. Received: {theirs}"
                 )
 
 
-class SavingTimes:
-    """When checkpoints are due: minutes after the last one, and every few epochs if asked for.
+class CheckpointSchedule:
+    """Decides when checkpoints are due: some minutes after the last one and, if asked for, every few epochs.
 
-    Not by epochs unasked, which may take seconds: four saves of the demo cost 2.5 % of its training.
+    Time is the default, because epochs may take seconds: four checkpoints of the demo cost 2.5 % of its training.
+
+    Args:
+      run: `checkpoint_every` and `checkpoint_minutes`.
     """
 
     def __init__(self, run: RunConfig):
         self.epochs, self.seconds = run.checkpoint_every, run.checkpoint_minutes * 60.0
         self.last = time.monotonic()
 
-    def due(self, epochs_done: int | None) -> bool:
-        """Whether to save now; `epochs_done` at the end of an epoch."""
+    def is_due(self, finished_epochs: int | None) -> bool:
+        """Return whether to save now.
+
+        Args:
+          finished_epochs: the number of finished epochs at the end of one; None within an epoch.
+        """
         late = self.seconds > 0.0 and time.monotonic() - self.last >= self.seconds
-        return late or (self.epochs > 0 and epochs_done is not None and epochs_done % self.epochs == 0)
+        return late or (self.epochs > 0 and finished_epochs is not None and finished_epochs % self.epochs == 0)
 
-    def done(self) -> None:
-        """Counts the minutes anew."""
+    def restart(self) -> None:
+        """Restart the clock after a checkpoint."""
         self.last = time.monotonic()
-
-
-def _to_disk(path: pathlib.Path) -> None:
-    """Waits until a file or folder has reached the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

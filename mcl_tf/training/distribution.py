@@ -1,4 +1,4 @@
-"""Which devices train: one, the GPUs of a machine, several machines, TPUs. The engines are TensorFlow's own."""
+"""Distribution strategies: one device, the GPUs of a machine, several machines, TPUs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import tensorflow as tf
 from mcl_tf.errors import UsageError, one_line
 
 START_TIMEOUT = 600  # seconds that workers wait for each other at the start
-_HEARTBEAT_TIMEOUT = 20  # seconds without a sign of life after which a worker counts as lost
+_HEARTBEAT_TIMEOUT = 20  # seconds without a heartbeat after which a worker counts as lost
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """The distribution strategy: `auto` takes every GPU, one device where there is one or none.
+    """Create the distribution strategy.
 
-    For one device TensorFlow's default strategy: `OneDeviceStrategy` made a training step of the small encoder
-    on two CPU cores half as slow again.
+    One device gets TensorFlow's default strategy, because `OneDeviceStrategy` makes a training step of the small
+    encoder on two CPU cores half as slow again.
+
+    Args:
+      name: `auto` (all GPUs, or the only device), `one_device`, `mirrored`, `multi_worker` or `tpu`.
 
     Raises:
-      UsageError: the cluster of `multi_worker` or `tpu` is not described or cannot be had.
+      UsageError: the cluster of `multi_worker` or `tpu` is not described or not available.
     """
     if name == "multi_worker":
         return _multi_worker(os.environ.get("TF_CONFIG", ""))
@@ -29,7 +32,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return _tpu()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-        # On a machine without a GPU, the logical CPUs are the replicas.
+        # Without a GPU, the logical CPUs are the replicas.
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
@@ -38,8 +41,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 @functools.lru_cache(maxsize=1)  # the collectives of a process can be configured once
 def _multi_worker(description: str) -> tf.distribute.Strategy:
     cluster = check_cluster(description)
-    # Private, since TensorFlow has no public name for how long workers wait for each other at the start and after
-    # which time a lost one is noticed; the strategy keeps a service that is configured already.
+    # Private, because TensorFlow has no public way to set how long workers wait for each other at the start and when a
+    # lost one is noticed. The strategy keeps a service that is already configured.
     from tensorflow.python.eager import context
 
     jobs = [
@@ -58,30 +61,36 @@ def _multi_worker(description: str) -> tf.distribute.Strategy:
         )
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise UsageError(f"The workers of TF_CONFIG did not come together: {one_line(error)}") from None
+        raise UsageError(f"The workers of TF_CONFIG could not connect: {one_line(error)}") from None
 
 
 def check_cluster(description: str) -> dict[str, list[str]]:
-    """The cluster of a TF_CONFIG, {job: addresses}, if it says who the workers are and which of them this is.
+    """Check that a TF_CONFIG names the workers and which of them this process is.
+
+    Args:
+      description: the content of the environment variable.
+
+    Returns:
+      The cluster, {job: addresses}.
 
     Raises:
-      UsageError: one line with an example.
+      UsageError: it does not; the message gives an example.
     """
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-    wrong = f"--strategy=multi_worker reads TF_CONFIG, for example {example}. Received: "
+    wrong = f"strategy multi_worker reads TF_CONFIG, for example {example}. Received: "
     if not description:
         raise UsageError(f"{wrong}no TF_CONFIG")
     try:
-        facts = json.loads(description)
+        config = json.loads(description)
     except ValueError as error:
         raise UsageError(f"{wrong}{description[:100]}, which is not JSON ({error})") from None
-    cluster = facts.get("cluster") if isinstance(facts, dict) else None
+    cluster = config.get("cluster") if isinstance(config, dict) else None
     if not isinstance(cluster, dict) or not set(cluster) & {"worker", "chief"}:
         raise UsageError(f"{wrong}no cluster of workers in {description[:200]}")
     for job, addresses in cluster.items():
         if not isinstance(addresses, list) or not all(isinstance(a, str) and ":" in a for a in addresses):
             raise UsageError(f"{wrong}{addresses!r} for the job {job}, which is no list of host:port")
-    task = facts.get("task")
+    task = config.get("task")
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise UsageError(f"{wrong}no task of type and index in {description[:200]}")
     count = len(cluster.get(task["type"], ())) if isinstance(task["type"], str) else 0
@@ -96,13 +105,13 @@ def _tpu() -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except Exception as error:  # noqa: BLE001 - where there is no TPU, every layer fails in its own way
+    except Exception as error:  # noqa: BLE001 - without a TPU, every layer fails in its own way
         reason = one_line(error)
-        raise UsageError(f"--strategy=tpu found no TPU ({reason}). Possible without one: auto, mirrored") from None
+        raise UsageError(f"strategy tpu found no TPU ({reason}). Possible without one: auto, mirrored") from None
 
 
 def workers(strategy: tf.distribute.Strategy) -> int:
-    """The number of processes that train together."""
+    """Return the number of processes that train together."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
         return 1
@@ -111,7 +120,7 @@ def workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes: the chief, the first worker where none is named, or alone."""
+    """Return whether this process writes the results: the chief, the first worker if there is none, or the only one."""
     if workers(strategy) == 1:
         return True
     resolver = strategy.cluster_resolver
@@ -121,7 +130,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """The first replica of this process and how many it has, of all `num_replicas_in_sync`."""
+    """Return the index of the first replica of this process, and the number of its replicas."""
     count = strategy.num_replicas_in_sync // workers(strategy)
     if workers(strategy) == 1:
         return 0, count
@@ -133,7 +142,7 @@ def local_replicas(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def any_worker(strategy: tf.distribute.Strategy):
-    """A function bool -> bool that asks all workers together: true if it is true for one of them."""
+    """Return a function that ORs a flag over all workers."""
     if workers(strategy) == 1:
         return bool
 

@@ -1,8 +1,8 @@
-"""Optimisers by name, and the two that are ours: fused momentum SGD and LARS.
+"""Optimizers by name, and two of our own: fused momentum SGD and LARS.
 
-References: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (arXiv:1708.03888), with
-SimCLR's exclusions (arXiv:2002.05709, section 2.3); Loshchilov and Hutter, AdamW (arXiv:1711.05101); You et al.,
-LAMB (arXiv:1904.00962).
+References: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (arXiv:1708.03888), with the
+exclusions of SimCLR (arXiv:2002.05709, section 2.3); Loshchilov and Hutter, AdamW (arXiv:1711.05101); You et al., LAMB
+(arXiv:1904.00962); SGDR's cosine without restarts (arXiv:1608.03983).
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import tensorflow as tf
 
 from mcl_tf.config import LEARNING_RATES, TrainingConfig
 from mcl_tf.utils import compat
+from mcl_tf.views import ROTATIONS
 
 TRUST_COEFFICIENT = 0.001  # eta of LARS, as in SimCLR
+REFERENCE_INSTANCES = 256  # the learning rate of the configuration is for this number of instances per step
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
 class MomentumSGD(tf.keras.optimizers.SGD):
-    """`tf.keras.optimizers.SGD` whose step is one fused operation a variable.
+    """`tf.keras.optimizers.SGD` whose step is one fused operation per variable.
 
-    The formula is Keras' own; without momentum it is Keras' code. On two CPU cores it halved the time of an
-    update of ten million weights.
+    The formula is that of Keras; without momentum, its code runs. On two CPU cores, the update of ten million weights
+    takes half the time.
     """
 
     def update_step(self, gradient, variable, learning_rate=None):
+        """Update one variable in place."""
         learning_rate = self.learning_rate if learning_rate is None else learning_rate
         if not self.momentum:
             super().update_step(*compat.update_arguments(gradient, variable, learning_rate))
@@ -40,14 +43,16 @@ class MomentumSGD(tf.keras.optimizers.SGD):
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
 class LARS(MomentumSGD):
-    """Momentum SGD with a learning rate a layer, proportional to |weights| / |gradient|.
+    """Momentum SGD with a learning rate per layer, proportional to |weights| / |gradient|.
 
-    The L2 penalty and the adaptation skip biases and normalisation (weights of fewer than two dimensions), which
-    take plain momentum steps.
+    The L2 penalty and the adaptation skip biases and normalization (weights of fewer than two dimensions), which take
+    plain momentum steps.
 
     Args:
-      l2: L2 penalty, added to the gradient before its norm is taken.
-      trust_coefficient: eta of the paper.
+      *args: arguments of `MomentumSGD`.
+      l2: float, L2 penalty, added to the gradient before its norm is taken.
+      trust_coefficient: float, eta of the paper.
+      **kwargs: arguments of `MomentumSGD`.
     """
 
     def __init__(self, *args, l2: float = 0.0, trust_coefficient: float = TRUST_COEFFICIENT, **kwargs):
@@ -56,6 +61,7 @@ class LARS(MomentumSGD):
         self.trust_coefficient = trust_coefficient
 
     def update_step(self, gradient, variable, learning_rate=None):
+        """Update one variable in place."""
         if variable.shape.rank > 1:
             gradient += self.l2 * variable
             weights_norm, gradient_norm = tf.norm(variable), tf.norm(gradient)
@@ -64,27 +70,46 @@ class LARS(MomentumSGD):
         super().update_step(gradient, variable, learning_rate)
 
     def get_config(self):
+        """Return the constructor arguments."""
         return {**super().get_config(), "l2": self.l2, "trust_coefficient": self.trust_coefficient}
 
 
 def peak_learning_rate(config: TrainingConfig) -> float:
-    """The learning rate asked for, or the optimiser's own, for 256 instances a step."""
+    """Return the configured learning rate, or the optimizer's own, for 256 instances per step."""
     return LEARNING_RATES[config.optimizer] if config.learning_rate is None else config.learning_rate
 
 
 def decays_gradients(name: str) -> bool:
-    """Whether the model adds the L2 penalty to its gradients: for SGD; the others decay in their own way."""
+    """Return whether the model adds the L2 penalty to the gradients: for SGD; the others decay in their own way."""
     return name == "sgd"
 
 
+def make_schedule(config: TrainingConfig, batch_size: int, total_steps: int, steps_per_epoch: int = 1):
+    """Create the learning rate schedule: a linear rise, then a cosine; the peak is proportional to the batch.
+
+    Args:
+      config: learning rate, warm-up and final learning rate.
+      batch_size: number of images per global batch.
+      total_steps: number of optimizer steps of the training.
+      steps_per_epoch: number of optimizer steps per epoch.
+    """
+    peak = peak_learning_rate(config) * batch_size * ROTATIONS / REFERENCE_INSTANCES
+    rise = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    steps = max(total_steps - rise, 1)
+    alpha = config.final_learning_rate
+    if not rise:
+        return tf.keras.optimizers.schedules.CosineDecay(peak, steps, alpha=alpha)
+    return tf.keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=alpha, warmup_target=peak, warmup_steps=rise)
+
+
 def make_optimizer(config: TrainingConfig, learning_rate, weights=()) -> tf.keras.optimizers.Optimizer:
-    """The optimiser that the configuration names.
+    """Create the optimizer that the configuration names.
 
     Args:
       config: optimizer, momentum, weight_decay, decay_exclusions.
       learning_rate: a number or a schedule.
-      weights: those to be trained; with `decay_exclusions`, adamw and lamb leave those of fewer than two
-        dimensions undecayed.
+      weights: the weights to train. With `decay_exclusions`, adamw and lamb do not decay those of fewer than two
+        dimensions.
 
     Raises:
       UsageError: `lamb` where neither Keras nor TensorFlow Addons has it.
@@ -97,6 +122,6 @@ def make_optimizer(config: TrainingConfig, learning_rate, weights=()) -> tf.kera
             compat.exclude_from_decay(optimizer, [w for w in weights if len(w.shape) < 2])
         return optimizer
     if config.optimizer == "lars":
-        # LARS' momentum is the classic one, without Nesterov's look ahead.
+        # LARS uses classic momentum, not Nesterov's.
         return LARS(learning_rate, momentum, l2=decay)
     return MomentumSGD(learning_rate, momentum, nesterov=momentum > 0.0)

@@ -1,22 +1,22 @@
-"""What can stop a training from outside: signals, and the loss of another worker."""
+"""Interruptions from outside: signals, and the loss of another worker."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
-import sys
 import threading
 import time
 
 import tensorflow as tf
 
 from mcl_tf.config import RunConfig
-from mcl_tf.errors import Stopped
+from mcl_tf.errors import TrainingInterrupted
 from mcl_tf.training.distribution import START_TIMEOUT, workers
 
-LOST = 3  # exit code of a worker that others have left
-_LOST = (
+LOST = 3  # exit code after the loss of another worker
+_LOSS_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -25,72 +25,77 @@ _LOST = (
     tf.errors.FailedPreconditionError,
     tf.errors.UnknownError,
 )
+_ADVICE = "The same command on every machine resumes from the newest checkpoint"
+_logger = logging.getLogger(__name__)
 
 
-class StopSignals:
-    """Within, the first SIGTERM or Ctrl-C is noted in `received`; a second one has its usual effect.
+class PreemptionSignals:
+    """Context manager that records the first SIGTERM or Ctrl-C in `received`; a second one has its usual effect.
 
-    Outside of the main thread, which alone may catch signals, nothing is noted.
+    Only the main thread can catch signals. In other threads nothing is recorded.
     """
 
     def __init__(self):
         self.received: int | None = None
-        self._before = {}
+        self._previous = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> PreemptionSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._record)
         return self
 
-    def _note(self, number, frame):
+    def _record(self, number, frame):
         del frame
         self.received = number
-        self._give_back()
+        self._restore()
 
-    def _give_back(self):
-        for number, handler in self._before.items():
+    def _restore(self):
+        for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._before = {}
+        self._previous = {}
 
     def __exit__(self, *_):
-        self._give_back()
+        self._restore()
 
 
 @contextlib.contextmanager
 def lost_workers(strategy: tf.distribute.Strategy, run: RunConfig):
-    """Within, the end of another worker stops this one in bounded time; gives a function to call after a step.
+    """Context manager that ends this worker in bounded time after the loss of another one.
 
-    TensorFlow reports most losses as errors. Where it waits on, a thread ends the process after
-    `worker_timeout` seconds without a step (and some minutes for the first), since a collective
-    operation cannot be left otherwise.
+    TensorFlow reports most losses as errors. Where it keeps waiting, a thread ends the process after `worker_timeout`
+    seconds without a step (the first step may take some minutes longer), because a collective operation cannot be left
+    otherwise.
+
+    Args:
+      strategy: the distribution strategy.
+      run: its `worker_timeout`.
+
+    Yields:
+      A function to call after every step.
 
     Raises:
-      Stopped: another worker is gone.
+      TrainingInterrupted: another worker is lost.
     """
     if workers(strategy) == 1:
         yield lambda: None
         return
-    advice = "The same command on every machine goes on from the newest checkpoint"
     last, over = [time.monotonic() + START_TIMEOUT], threading.Event()  # the first step is traced first
 
     def watch():
         while not over.wait(1.0):
             if time.monotonic() - last[0] > run.worker_timeout:
-                print(
-                    f"No step for {run.worker_timeout} s: another worker hangs or is lost. {advice}",
-                    file=sys.stderr,
-                )
-                sys.stderr.flush()
+                _logger.error("No step for %d s: another worker hangs or is lost. %s", run.worker_timeout, _ADVICE)
+                logging.shutdown()
                 os._exit(LOST)
 
-    def alive():
+    def report_step():
         last[0] = time.monotonic()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield alive
-    except _LOST as error:
-        raise Stopped(f"Another worker was lost ({type(error).__name__}). {advice}", LOST) from None
+        yield report_step
+    except _LOSS_ERRORS as error:
+        raise TrainingInterrupted(f"Another worker was lost ({type(error).__name__}). {_ADVICE}", LOST) from None
     finally:
         over.set()

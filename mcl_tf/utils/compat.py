@@ -1,4 +1,4 @@
-"""All that differs between TensorFlow 2.15 with Keras 2 and TensorFlow 2.16 to 2.21 with Keras 3.
+"""All differences between TensorFlow 2.15 with Keras 2 and TensorFlow 2.16 to 2.21 with Keras 3.
 
 No other module asks for a version.
 """
@@ -6,6 +6,7 @@ No other module asks for a version.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,39 +14,51 @@ import tensorflow as tf
 from mcl_tf.errors import UsageError
 from mcl_tf.version import check_tensorflow
 
-check_tensorflow(tf.__version__)  # again, for builds whose package has a name of their own
+check_tensorflow(tf.__version__)  # again, for builds whose package has another name
 
 KERAS_3 = not keras.__version__.startswith("2.")
 
 
 def update_arguments(gradient, variable, learning_rate) -> tuple:
-    """What `Optimizer.update_step` takes: Keras 3 hands the learning rate over, Keras 2 reads it itself."""
+    """Return the arguments of `Optimizer.update_step`: Keras 3 passes the learning rate, Keras 2 reads it itself."""
     return (gradient, variable, learning_rate) if KERAS_3 else (gradient, variable)
 
 
 def slot(optimizer, slots, variable) -> tf.Variable:
-    """The optimiser's own variable beside a weight; Keras 3 wraps it and keeps its index elsewhere."""
+    """Return the optimizer's own variable that belongs to a weight.
+
+    Args:
+      optimizer: a Keras optimizer.
+      slots: its list of such variables, e.g. `optimizer.momentums`.
+      variable: the weight.
+    """
     if KERAS_3:
         return slots[optimizer._get_variable_index(variable)].value
     return slots[optimizer._index_dict[optimizer._var_key(variable)]]
 
 
 def build_optimizer(optimizer, variables) -> None:
-    """Makes the optimiser's variables, for a checkpoint to find; TensorFlow Addons' class is an older kind."""
+    """Create the optimizer's variables for a checkpoint; the class of TensorFlow Addons has an older interface."""
     if hasattr(optimizer, "build"):
         optimizer.build(variables)
     else:
-        optimizer.iterations  # noqa: B018 - makes the variable
+        optimizer.iterations  # noqa: B018 - creates the variable
         optimizer._create_all_weights(variables)
 
 
+def current_learning_rate(optimizer) -> float:
+    """Return the optimizer's learning rate; the class of TensorFlow Addons returns the schedule itself."""
+    rate = optimizer.learning_rate
+    return float(rate(optimizer.iterations) if callable(rate) else tf.convert_to_tensor(rate))
+
+
 def write_archive(archive, path: str) -> None:
-    """Writes a `tf.keras.export.ExportArchive`, without the text that Keras 3 prints unasked."""
+    """Write a `tf.keras.export.ExportArchive` without the text that Keras 3 prints by default."""
     archive.write_out(path, **({"verbose": False} if KERAS_3 else {}))
 
 
 def exclude_from_decay(optimizer, variables) -> None:
-    """Leaves variables out of an optimiser's own weight decay; TensorFlow Addons' class goes by their names."""
+    """Excludes variables from an optimizer's weight decay; the class of TensorFlow Addons goes by their names."""
     if hasattr(optimizer, "exclude_from_weight_decay") and callable(optimizer.exclude_from_weight_decay):
         optimizer.exclude_from_weight_decay(var_list=variables)
     else:
@@ -53,7 +66,11 @@ def exclude_from_decay(optimizer, variables) -> None:
 
 
 def lamb(learning_rate, weight_decay: float):
-    """LAMB from Keras where it has it, else from TensorFlow Addons.
+    """Create LAMB from Keras where it has it, else from TensorFlow Addons.
+
+    Args:
+      learning_rate: a number or a schedule.
+      weight_decay: decoupled weight decay.
 
     Raises:
       UsageError: neither has it.
@@ -64,7 +81,19 @@ def lamb(learning_rate, weight_decay: float):
         import tensorflow_addons as tfa
     except ImportError:
         raise UsageError(
-            "--optimizer=lamb needs Keras 3.5 or newer, or TensorFlow Addons: pip install 'mcl_tf[addons]'. "
+            "optimizer lamb needs Keras 3.5 or newer, or TensorFlow Addons: pip install 'mcl_tf[addons]'. "
             f"Received: Keras {keras.__version__}"
         ) from None
     return tfa.optimizers.LAMB(learning_rate, weight_decay=weight_decay)
+
+
+def float16_weights_policy():
+    """Return a dtype policy with float16 weights and float32 arithmetic, which Keras has no name for."""
+    base: Any = keras.DTypePolicy if KERAS_3 else tf.keras.mixed_precision.Policy
+
+    class Float16Weights(base):
+        def _parse_name(self, name):
+            del name
+            return "float32", "float16"  # compute, variables
+
+    return Float16Weights("float32")

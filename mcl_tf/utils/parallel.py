@@ -1,4 +1,4 @@
-"""Batches in two threads: one batch leaves the cores gaps between its operations, a second one fills them."""
+"""Runs two batches at once: while one waits between operations, the other keeps the cores busy."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 
-_THREADS = 2
+_THREADS = 2  # one batch at a time left a tenth of two cores idle
 
 
-def share(batch_size: int) -> int:
-    """Pictures that a thread takes at a time, so that all together have `batch_size` in memory."""
+def per_thread(batch_size: int) -> int:
+    """Return the number of images per thread, so that all threads together hold `batch_size` images."""
     return -(-batch_size // _THREADS)
 
 
-def in_order(function: Callable, items: Iterable) -> Iterator:
-    """What the function gives for every item, in the items' order, worked out ahead by threads.
+def map_in_order(function: Callable, items: Iterable) -> Iterator:
+    """Map a function over items in threads and yield the results in the order of the items.
 
     Args:
-      function: of one item; the threads call it at the same time.
-      items: taken one by one, three ahead at the most, in the thread that asks for results.
+      function: takes one item. Threads call it concurrently.
+      items: consumed in the calling thread, at most three items ahead of the results.
+
+    Yields:
+      `function(item)` for every item.
 
     Raises:
-      What `function` raises, in its place; what was not begun is left.
+      Exception: the first error of `function`; pending calls are cancelled.
     """
     waiting: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
