@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.10 to 3.13 and make; each makes .venv if it is not there.
+# `make demo` and `make test` need Python 3.10 to 3.13 and make; each creates .venv on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

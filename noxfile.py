@@ -1,4 +1,4 @@
-"""Environments of their own: `nox -s addons` tests the other TensorFlow stack, `nox -s package` the wheel."""
+"""Separate environments: `nox -s addons` tests the other TensorFlow stack, `nox -s package` tests the wheel."""
 
 import pathlib
 import sys
@@ -6,7 +6,7 @@ import sys
 import nox
 
 nox.options.default_venv_backend = "venv"
-ADDONS_PYTHON = ["3.11", "3.10"]  # what TensorFlow 2.15 has wheels for, and this project supports
+ADDONS_PYTHON = ["3.11", "3.10"]  # those that TensorFlow 2.15 has wheels for and this project supports
 HERE = pathlib.Path(__file__).parent
 
 
@@ -17,7 +17,7 @@ def _python_for_addons() -> str:
 
 @nox.session(python=_python_for_addons())
 def addons(session: nox.Session) -> None:
-    """The whole suite on TensorFlow 2.15 and TensorFlow Addons; then each stack scores the other's model."""
+    """Run the tests on TensorFlow 2.15 with TensorFlow Addons; then let each stack score the model of the other."""
     session.install("--editable", ".[addons,test]")
     session.run("python", "-c", "import tensorflow_addons, keras; assert keras.__version__.startswith('2.15')")
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
@@ -31,21 +31,21 @@ def addons(session: nox.Session) -> None:
 
 @nox.session
 def beam(session: nox.Session) -> None:
-    """The Beam transform; Apache Beam holds some packages back, so it has an environment of its own."""
+    """Test the Beam transform, in a separate environment because Apache Beam needs older versions of some packages."""
     session.install("--editable", ".[beam,test]")
     session.run("pytest", "tests/test_beam.py", *session.posargs)
 
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Wheel and sdist are built; the wheel scores a picture beside a TensorFlow brought along."""
+    """Build wheel and sdist; install the wheel beside an existing TensorFlow and score an image."""
     session.install("build")
     dist = pathlib.Path(session.create_tmp()) / "dist"
     session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
     (wheel,), (_,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     session.run("python", str(HERE / "tests" / "wheel_contents.py"), str(wheel))
-    # As BUILD.md says for those who have a TensorFlow already: theirs, our other requirements, then us alone.
+    # As BUILD.md describes it for those who have TensorFlow: their build, our other requirements, then our package alone.
     session.install("tensorflow-cpu>=2.21,<2.22", "--requirement", str(HERE / "requirements" / "base.txt"))
     session.install("--no-deps", str(wheel))
     session.chdir(str(dist))
-    session.run("python", str(HERE / "tests" / "score_a_picture.py"))
+    session.run("python", str(HERE / "tests" / "score_an_image.py"))

@@ -1,4 +1,4 @@
-"""Everything is in pyproject.toml; this file serves tools that still ask for it."""
+"""All settings are in pyproject.toml; this file is for tools that still need it."""
 
 from setuptools import setup
 

@@ -1,4 +1,4 @@
-"""Asks a running server about picture files over gRPC: python deploy/client.py localhost:8500 a.png b.jpg
+"""Score image files by a running server over gRPC: python deploy/client.py localhost:8500 a.png b.jpg
 
 It needs tensorflow-serving-api (the extra `serving`).
 """
@@ -19,7 +19,7 @@ request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(contents, tf.string,
 with grpc.insecure_channel(address) as channel:
     service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     try:
-        answer = service.Predict(request, timeout=5.0)  # seconds; without a deadline a call may wait for ever
+        answer = service.Predict(request, timeout=5.0)  # seconds; a call without a deadline may never return
     except grpc.RpcError as error:
         sys.exit(f"{error.code().name}: {error.details()}")
 found = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
