@@ -10,6 +10,6 @@ define(
     "the paper's name for the sum.",
     embedding="What the Gaussians are fitted to: the output of the encoder or the projection.",
     shrinkage="Shrinkage of the covariances: automatic, a fixed intensity, or none.",
-    pass_rate="Share of the held-out normal images that score at most the threshold.",
+    pass_rate="Share of new normal images that the threshold passes; 0.95 needs at least 19 held-out images.",
     scoring_batch_size="Number of images scored at a time, each with all its views, in two halves.",
 )

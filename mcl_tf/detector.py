@@ -6,6 +6,7 @@ Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import zipfile
@@ -14,12 +15,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import networks
+from mcl_tf import calibration, networks
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.scorer import SelfEnsembleScorer
-from mcl_tf.scoring import threshold_at
 from mcl_tf.training.callbacks import ProgressReport
 from mcl_tf.training.precision import dtype_policy
 from mcl_tf.training.trainer import Trainer
@@ -27,6 +27,7 @@ from mcl_tf.utils.atomic import atomic_folder
 from mcl_tf.utils.console import is_terminal
 
 _CONFIG, _WEIGHTS = "config.json", "weights.npz"
+_logger = logging.getLogger(__name__)
 _LEARNED = ("class_names_", "labelled_", "calibration_scores_", "scorer_")
 
 
@@ -51,6 +52,7 @@ class AnomalyDetector:
       config: the configuration; `fit` never changes it.
       threshold_: float, the score above which an image counts as an anomaly. This and the following attributes exist
         after `fit` or `load`.
+      promised_rate_: float, the largest probability that a new normal image counts as an anomaly.
       calibration_scores_: float32 [m], scores of the normal images held out from training.
       class_names_: tuple of the names of the classes that the detector distinguishes.
       labelled_: bool, whether it was trained with labels.
@@ -88,11 +90,19 @@ class AnomalyDetector:
             raise AttributeError("threshold_ exists after fit or load")
         return float(self.scorer_.threshold)
 
+    @property
+    def promised_rate_(self) -> float:
+        """The largest probability that a new normal image counts as an anomaly, with the threshold set by `fit`."""
+        if not hasattr(self, "calibration_scores_"):
+            raise AttributeError("promised_rate_ exists after fit or load")
+        return calibration.promised_rate(len(self.calibration_scores_), self.config.scoring.pass_rate)
+
     def fit(self, images, labels=None, *, class_names=None, callbacks=(), verbose="auto") -> AnomalyDetector:
         """Train on normal images, fit the Gaussians and set the threshold.
 
-        A seeded share of the images (`calibration_fraction`) is held out from training and sets the threshold. With
-        `run_dir`, checkpoints are kept there and training resumes from the newest one.
+        A seeded share of the images is held out from training and sets the threshold: `calibration_fraction`, or as
+        many as `pass_rate` needs (19 for 0.95), but no more than half. With `run_dir`, checkpoints are kept there and
+        training resumes from the newest one.
 
         Args:
           images: normal images; they are held in memory, as uint8 at the network's size.
@@ -116,7 +126,7 @@ class AnomalyDetector:
         labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
         class_names = _check_classes(labels, class_names)
         config = self.config.replace(labelled=len(class_names) > 1)
-        held_out = arrays.hold_out(labels, config.data)
+        held_out = select_held_out(labels, config)
 
         trainer = Trainer(config, images[~held_out], labels[~held_out], config.run.run_dir or None)
         visible = bool(is_terminal() if verbose == "auto" else verbose)
@@ -124,7 +134,8 @@ class AnomalyDetector:
         scorer = make_scorer(model, config, len(class_names))
         scorer.fit_gaussians(images[~held_out], labels[~held_out], visible)
         calibration_scores = scorer.scores(images[held_out], visible)
-        scorer.threshold.assign(threshold_at(calibration_scores, config.scoring.pass_rate))
+        scorer.threshold.assign(calibration.threshold_at(calibration_scores, config.scoring.pass_rate))
+        _warn_of_few(len(calibration_scores), config.scoring.pass_rate)
 
         self.class_names_, self.labelled_ = class_names, config.data.labelled
         self.calibration_scores_, self.scorer_ = calibration_scores, scorer
@@ -141,6 +152,30 @@ class AnomalyDetector:
     def predict(self, images) -> np.ndarray:
         """Return int32 [n]: 1 for an anomaly (score above the threshold), 0 for a normal image."""
         return (self.decision_function(images) > self.threshold_).astype(np.int32)
+
+    def threshold(self, images, is_anomaly, target: str = "f1") -> float:
+        """Return the threshold that suits labelled examples best; `set_threshold` applies it.
+
+        Args:
+          images: images of both kinds.
+          is_anomaly: bool or 0/1 [n].
+          target: "f1", "youden" or e.g. "fpr=0.01", see `calibration.threshold_for`.
+
+        Raises:
+          UsageError: an unknown target, or examples of one kind only.
+        """
+        return calibration.threshold_for(self.decision_function(images), is_anomaly, target)
+
+    def set_threshold(self, value: float) -> AnomalyDetector:
+        """Set the score above which an image counts as an anomaly, and return the detector.
+
+        Args:
+          value: a finite number.
+        """
+        if not np.isfinite(value):
+            raise UsageError(f"The threshold must be a finite number. Received: {value}")
+        self._fitted().threshold.assign(value)
+        return self
 
     def save(self, path) -> None:
         """Save the detector to a folder atomically: its configuration as JSON, its weights as NumPy arrays.
@@ -243,6 +278,32 @@ class AnomalyDetector:
 
     def _fitted_config(self) -> Config:
         return self.config.replace(labelled=self.labelled_)
+
+
+def select_held_out(labels, config: Config) -> np.ndarray:
+    """Return which images are held out from training to set the threshold.
+
+    Args:
+      labels: int [n].
+      config: the configuration.
+
+    Returns:
+      bool [n].
+    """
+    return arrays.hold_out(labels, config.data, calibration.images_needed(config.scoring.pass_rate))
+
+
+def _warn_of_few(count: int, pass_rate: float) -> None:
+    """Log a warning if the held-out images are too few for the pass rate."""
+    if count < calibration.images_needed(pass_rate) and pass_rate < 1.0:
+        _logger.warning(
+            "%d held-out normal images promise that at most %.1f %% of new normal images are flagged, not %.1f %%, "
+            "which takes %d held-out images. Train with more normal images, or set a smaller pass_rate.",
+            count,
+            100.0 * calibration.promised_rate(count, pass_rate),
+            100.0 * (1.0 - pass_rate),
+            calibration.images_needed(pass_rate),
+        )
 
 
 def _check_classes(labels, class_names) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from mcl_tf import evaluation
 from mcl_tf.config import Config
-from mcl_tf.data import arrays, folders
+from mcl_tf.data import folders
 from mcl_tf.data.tasks import Task, build_task
-from mcl_tf.detector import AnomalyDetector, make_scorer
+from mcl_tf.detector import AnomalyDetector, make_scorer, select_held_out
 from mcl_tf.errors import UsageError
 from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.scoring import self_ensemble
@@ -177,7 +177,7 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
     callbacks = [TensorBoardScalars(directory), CollapseMonitor()]
     if config.run.evaluate_every:
         labels = task.train_labels
-        trained = np.flatnonzero(~arrays.hold_out(labels, config.data))[:MONITORED]
+        trained = np.flatnonzero(~select_held_out(labels, config))[:MONITORED]
         monitored = sample_test(task.test)
 
         def evaluate(model):
@@ -220,6 +220,7 @@ def write_results(detector, task: Task, test_scores: TestScores, directory: path
         "normal": list(task.class_names),
         **test_scores.metrics(),
         "threshold": detector.threshold_,
+        "promised_rate": detector.promised_rate_,
         "at_threshold": {
             "anomalies_found": float(flagged[test_scores.is_anomaly].mean()),
             "normals_flagged": float(flagged[~test_scores.is_anomaly].mean()),

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
 from mcl_tf.data import decoding
 from mcl_tf.errors import UsageError, one_line, printable
-from mcl_tf.export import version_folders
+from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.utils import parallel
 from mcl_tf.utils.atomic import atomic_file
@@ -77,6 +78,55 @@ def score_files(
     if len(failed) == len(files):
         raise UsageError(f"None of the {len(files)} files of {images} is an image that can be read")
     return scored
+
+
+def choose_threshold(
+    saved_model, images, normal, target: str = "f1", *, batch_size: int = ScoringConfig.scoring_batch_size
+) -> str:
+    """Write a new version of a SavedModel with the threshold that suits labelled examples best.
+
+    Args:
+      saved_model: a version, or the folder of versions, whose newest one is used.
+      images: a folder with one sub-folder of images per class.
+      normal: names of the sub-folders with normal images; all others hold anomalies.
+      target: "f1", "youden" or e.g. "fpr=0.01", see `calibration.threshold_for`.
+      batch_size: number of images scored at a time.
+
+    Returns:
+      The absolute path of the new version.
+
+    Raises:
+      UsageError: there is no model, a class is missing, or an example cannot be read.
+    """
+    path = version_folders.find(saved_model)
+    classes = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
+    missing = [name for name in normal if name not in classes]
+    if not classes or missing:
+        raise UsageError(
+            f"images must be a folder with a sub-folder per class, {', '.join(normal)} among them. "
+            f"Received: {images} with {', '.join(classes) or 'no sub-folders'}"
+        )
+    files = {name: find_files(os.path.join(images, name)) for name in classes}
+    names = [file for name in classes for file in files[name]]
+    is_anomaly = np.array([name not in normal for name in classes for _ in files[name]])
+    batches = list(scored_batches(load_scorer(path), names, read_card(path)["image_size"], batch_size))
+    failed = [failure for _, failures in batches for failure in failures]
+    if failed:
+        raise UsageError(f"{printable(failed[0][0])} {failed[0][1]} ({len(failed)} such files)")
+    scores = np.array([row["score"] for rows, _ in batches for row in rows])
+    value = calibration.threshold_for(scores, is_anomaly, target)
+    flagged = scores > value
+    examples = f"{np.sum(~is_anomaly)} normal images and {np.sum(is_anomaly)} anomalies"
+    version = set_threshold(path, value=value, set_by=f"the best {target} on {examples}")
+    _logger.info(
+        "Threshold %.6g: finds %.1f %% of the anomalies and flags %.1f %% of the normal images (%s); %s",
+        value,
+        100.0 * flagged[is_anomaly].mean(),
+        100.0 * flagged[~is_anomaly].mean(),
+        examples,
+        version,
+    )
+    return version
 
 
 def find_files(pattern) -> list[str]:

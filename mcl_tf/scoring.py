@@ -1,4 +1,4 @@
-"""Self-ensemble inference: from distances to scores, and from scores of normal images to a threshold.
+"""Self-ensemble inference: from distances to scores.
 
 A score is higher for more anomalous images.
 
@@ -7,7 +7,6 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from mcl_tf.errors import UsageError
@@ -43,15 +42,3 @@ def self_ensemble(distances, method: str = "weighted"):
     else:
         raise UsageError(f"method must be {', '.join(METHODS)}. Received: {method!r}")
     return tf.reduce_min(by_class, axis=1), tf.argmin(by_class, axis=1, output_type=tf.int32)
-
-
-def threshold_at(scores, pass_rate: float) -> float:
-    """Return the smallest score of held-out normal images that at least a share of them does not exceed.
-
-    An image is an anomaly if its score is above the threshold.
-
-    Args:
-      scores: float [m], scores of held-out normal images.
-      pass_rate: the share, 0 to 1.
-    """
-    return float(np.quantile(np.asarray(scores, np.float64), pass_rate, method="inverted_cdf"))

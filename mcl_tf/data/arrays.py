@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -94,24 +95,27 @@ def _is_label(rest) -> bool:
     return isinstance(label, tf.TensorSpec) and label.shape.rank == 0 and label.dtype.is_integer
 
 
-def hold_out(labels, config: DataConfig) -> np.ndarray:
+def hold_out(labels, config: DataConfig, needed: int = 1) -> np.ndarray:
     """Select a seeded share of the images, which sets the threshold and is not trained on.
 
     Args:
-      labels: int [n], with n at least 2. The share is taken from every class, which keeps at least one image.
-      config: `calibration_fraction` and `seed`.
+      labels: int [n], with n at least 2.
+      config: `calibration_fraction`, the share of every class, and `seed`.
+      needed: the number of images that the pass rate needs, see `calibration.images_needed`. If the share has fewer, it
+        grows to as many, but to no more than half of a class.
 
     Returns:
       bool [n], at least one of them true if a class has two images.
     """
     held = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, *b"held out"])  # a stream that no caller shuffles with
     for label in np.unique(labels):
         indices = rng.permutation(np.flatnonzero(labels == label))
-        held[indices[: min(round(len(indices) * config.calibration_fraction), len(indices) - 1)]] = True
-    if not held.any():
-        largest = np.bincount(labels).argmax()
-        held[np.flatnonzero(labels == largest)[0]] = True
+        count = len(indices)
+        share = max(
+            round(count * config.calibration_fraction), min(math.ceil(count * needed / len(labels)), count // 2)
+        )
+        held[indices[: min(share, count - 1)]] = True
     return held
 
 

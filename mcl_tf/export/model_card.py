@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.calibration import promised_rate
 from mcl_tf.errors import UsageError
 from mcl_tf.version import __version__
 
@@ -48,6 +49,7 @@ def make_card(config, scorer, calibration_scores, class_names, precision: str, m
             "value": float(scorer.threshold),
             "set_by": set_by_quantile(rate),
             "quantile": rate,
+            "promised_rate": promised_rate(int(np.size(calibration_scores)), rate),
             "calibration_images": int(np.size(calibration_scores)),
         },
         "metrics": metrics,
@@ -62,8 +64,8 @@ def make_card(config, scorer, calibration_scores, class_names, precision: str, m
 
 
 def set_by_quantile(quantile: float) -> str:
-    """Return a description of a threshold that a share of the held-out normal images does not exceed."""
-    return f"the smallest held-out score that {quantile:g} of the held-out normal images do not exceed"
+    """Return a description of a threshold that passes a share of new normal images."""
+    return f"the conformal quantile {quantile:g} of the scores of held-out normal images"
 
 
 def commit() -> str | None:

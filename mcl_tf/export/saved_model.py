@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.calibration import promised_rate, threshold_at
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
 from mcl_tf.export.model_card import EXTRA, read_card, set_by_quantile, write_card
 from mcl_tf.export.signatures import CALIBRATION, THRESHOLD, ServedScorer
 from mcl_tf.export.warmup_requests import write_warmup
-from mcl_tf.scoring import threshold_at
 from mcl_tf.utils import compat
 
 _VARIABLES = pathlib.Path("variables", "variables")
@@ -32,7 +32,7 @@ def export_saved_model(
 
     - `serving_default`: `images` uint8 [n, h, w, c] of any h and w, c = 1 (repeated to 3 channels), 3 or 4 (alpha is
       dropped) -> `score` float32 [n] (higher for more anomalous images), `is_anomaly` bool [n], `p_value` float32 [n]
-      (share of the held-out normal images that score at least as high), `nearest_class` int32 [n], `class_name` string
+      (probability that a normal image scores at least as high), `nearest_class` int32 [n], `class_name` string
       [n];
     - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF -> the same;
     - `embed`: `images` -> `embedding` float32 [n, V, D];
@@ -79,13 +79,21 @@ def _write_archive(served: ServedScorer, folder) -> None:
     compat.write_archive(archive, str(folder))
 
 
-def set_threshold(saved_model_dir, *, quantile: float | None = None, value: float | None = None, keep: int = 0) -> str:
+def set_threshold(
+    saved_model_dir,
+    *,
+    quantile: float | None = None,
+    value: float | None = None,
+    set_by: str | None = None,
+    keep: int = 0,
+) -> str:
     """Write a new version of a SavedModel with another threshold; its graph and other weights stay the same.
 
     Args:
       saved_model_dir: a version, saved_model/<n>, or the folder of versions, whose newest one is used.
-      quantile: share of the held-out normal images to pass, 0 to 1; their scores are in the model.
+      quantile: share of normal images to pass, 0 to 1, see `calibration.threshold_at`.
       value: the threshold itself. Pass either this or `quantile`.
+      set_by: how the value was found, for the model card.
       keep: the number of newest versions to keep; 0 for all.
 
     Returns:
@@ -106,12 +114,17 @@ def set_threshold(saved_model_dir, *, quantile: float | None = None, value: floa
         raise UsageError(f"The name of a version must be a number, from which the next follows. Received: {source}")
     card = read_card(source)
     tensors, keys = _read_variables(source)
+    held_out = tensors[keys[CALIBRATION]]
     if quantile is not None:
-        value = threshold_at(tensors[keys[CALIBRATION]], quantile)
+        value = threshold_at(held_out, quantile)
     tensors[keys[THRESHOLD]] = np.float32(value)
-    set_by = "given as a value" if quantile is None else set_by_quantile(quantile)
-    card["threshold"] = {**card["threshold"], "value": float(np.float32(value)), "set_by": set_by}
-    card["threshold"].update(quantile=quantile, changed_from_version=int(source.name))
+    card["threshold"].update(
+        value=float(np.float32(value)),
+        set_by=set_by or ("given as a value" if quantile is None else set_by_quantile(quantile)),
+        quantile=quantile,
+        promised_rate=None if quantile is None else promised_rate(len(held_out), quantile),
+        changed_from_version=int(source.name),
+    )
 
     def write(folder):
         # The fingerprint would be that of the old variables.

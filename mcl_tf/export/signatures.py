@@ -56,19 +56,18 @@ class ServedScorer(tf.keras.Model):
           A dictionary of
             score: float32 [n], higher for more anomalous images, always finite;
             is_anomaly: bool [n], whether the score is above the threshold;
-            p_value: float32 [n], share of the held-out normal images that score at least as high;
+            p_value: float32 [n], probability that a normal image scores at least as high, see `calibration.p_values`;
             nearest_class: int32 [n];
             class_name: string [n], the name of that class.
         """
         scores, classes = scoring.self_ensemble(self.scorer.distances(images), self.scorer.config.method)
         scores = _finite("score", scores)
         held_out = tf.convert_to_tensor(self.calibration_scores)
-        below = tf.searchsorted(held_out, scores, side="left")
-        total = tf.size(held_out)
+        at_least = tf.size(held_out) - tf.searchsorted(held_out, scores, side="left")
         return {
             "score": scores,
             "is_anomaly": scores > self.scorer.threshold,
-            "p_value": tf.cast(total - below, tf.float32) / tf.cast(total, tf.float32),
+            "p_value": tf.cast(1 + at_least, tf.float32) / tf.cast(1 + tf.size(held_out), tf.float32),
             "nearest_class": classes,
             "class_name": tf.gather(tf.constant(self.class_names), classes),
         }

@@ -137,6 +137,16 @@ class CheckpointStore:
                 )
 
 
+def newest_metadata(folder: pathlib.Path) -> dict | None:
+    """Return the metadata of the newest checkpoint that has any; its tensors are not verified."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return json.loads((path / _METADATA).read_text())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 class CheckpointSchedule:
     """Decides when checkpoints are due: some minutes after the last one and, if asked for, every few epochs.
 

@@ -20,9 +20,10 @@ from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import TrainingInterrupted, UsageError
 from mcl_tf.model import MaskedContrastiveModel
 from mcl_tf.training import optimizers
+from mcl_tf.training.batch_size import global_batch_size, limit_to_memory
 from mcl_tf.training.callbacks import TerminateOnNonFiniteLoss, check_weights
-from mcl_tf.training.checkpoints import CheckpointSchedule, CheckpointStore
-from mcl_tf.training.distribution import any_worker, is_chief, local_replicas, make_strategy
+from mcl_tf.training.checkpoints import CheckpointSchedule, CheckpointStore, newest_metadata
+from mcl_tf.training.distribution import any_worker, is_chief, local_replicas, make_strategy, workers
 from mcl_tf.training.precision import dtype_policy, uses_xla, with_loss_scaling
 from mcl_tf.training.preemption import PreemptionSignals, lost_workers
 from mcl_tf.utils import compat
@@ -63,28 +64,6 @@ def resolve_loss(config: Config) -> LossConfig:
     return dataclasses.replace(config.loss, beta=beta)
 
 
-def global_batch_size(config: Config, count: int, replicas: int) -> int:
-    """Return the batch size, limited to the number of images and a multiple of the number of replicas.
-
-    Args:
-      config: its `batch_size`.
-      count: the number of training images.
-      replicas: the number of replicas.
-
-    Raises:
-      UsageError: the batch size is not divisible by the replicas, or there are fewer images than replicas.
-    """
-    requested = config.training.batch_size
-    if requested % replicas:
-        lower = requested // replicas * replicas
-        near = f"{lower} or {lower + replicas}" if lower else f"{replicas}"
-        raise UsageError(f"batch_size must be divisible by the {replicas} replicas, e.g. {near}. Received: {requested}")
-    size = min(requested, count // replicas * replicas)
-    if size == 0:
-        raise UsageError(f"Training needs at least one image per replica. Received: {count} for {replicas}")
-    return size
-
-
 class Trainer:
     """Trains one model on images in memory and keeps its checkpoints.
 
@@ -103,13 +82,15 @@ class Trainer:
         self.images, self.labels = images, labels
         self.strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
-        self.batch_size = global_batch_size(config, len(images), replicas)
+        folder = None if directory is None else pathlib.Path(directory) / "checkpoints"
+        with self.strategy.scope():
+            self.model = build_model(config, images.shape[1])
+        self.batch_size = self._choose_batch_size(folder)
         self.steps_per_epoch, self.epochs = len(images) // self.batch_size, config.training.epochs
         if config.training.max_steps:
             self.steps_per_epoch = min(self.steps_per_epoch, config.training.max_steps)
             self.epochs = min(self.epochs, config.training.max_steps // self.steps_per_epoch)
         with self.strategy.scope():
-            self.model = build_model(config, images.shape[1])
             schedule = optimizers.make_schedule(
                 config.training, self.batch_size, self.total_steps, self.steps_per_epoch
             )
@@ -119,8 +100,7 @@ class Trainer:
             self.model.compile(optimizer=optimizer, jit_compile=uses_xla(config.run.jit_compile, self.strategy))
         self.step = 0
         self.store: CheckpointStore | None = None
-        if directory is not None:
-            folder = pathlib.Path(directory) / "checkpoints"
+        if folder is not None:
             checkpoint, variables = _contents(self.model)
             self.store = CheckpointStore(folder, checkpoint, variables, config.run.keep_checkpoints)
 
@@ -162,7 +142,7 @@ class Trainer:
         """Save a checkpoint of the present step; return whether it exists now."""
         if self.store is None or not self.is_chief:
             return True
-        return self.store.save(self.step, {"metrics": self._metric_state()})
+        return self.store.save(self.step, {"metrics": self._metric_state(), "batch_size": self.batch_size})
 
     def fit(self, callbacks=()) -> MaskedContrastiveModel:
         """Train from the newest checkpoint, or from the start, to the last epoch.
@@ -262,6 +242,17 @@ class Trainer:
                 variable.assign(value)
 
         self.strategy.run(assign)
+
+    def _choose_batch_size(self, folder: pathlib.Path | None) -> int:
+        """Return the batch size; a resumed training keeps its own, whatever memory is free now."""
+        recorded = (newest_metadata(folder) or {}).get("batch_size") if folder is not None else None
+        if recorded:
+            return recorded
+        replicas = self.strategy.num_replicas_in_sync
+        size = global_batch_size(self.config.training.batch_size, len(self.images), replicas)
+        if workers(self.strategy) > 1:
+            return size  # machines with different memory would disagree
+        return limit_to_memory(size, replicas, self.model.encoder)
 
     def _advice(self) -> str:
         return (
