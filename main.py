@@ -22,7 +22,7 @@ except ImportError as error:
 
 from absl import flags as absl_flags
 
-from flags import MODULES, config_from_flags, score_files_arguments
+from flags import MODULES, config_from_flags, refuse_file_flags, score_files_arguments, threshold_arguments
 
 
 def main(arguments: list[str]) -> int:
@@ -59,11 +59,15 @@ def run(arguments: list[str]) -> int:
         from mcl_tf.file_scoring import score_files
 
         score_files(**files_to_score)
+    elif absl_flags.FLAGS.mode == "threshold":
+        examples = threshold_arguments()
+        prepare_process()
+        from mcl_tf.file_scoring import choose_threshold
+
+        choose_threshold(**examples)
     else:
         config = config_from_flags()
-        misplaced = [name for name in ("saved_model", "images", "output") if absl_flags.FLAGS[name].value]
-        if misplaced:
-            raise UsageError(f"--{misplaced[0]} belongs to --mode=score. Received: --mode=train")
+        refuse_file_flags()
         prepare_process()
         from mcl_tf import experiment
 

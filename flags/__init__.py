@@ -1,5 +1,11 @@
 """All that the command line can say; the only place that knows absl.flags."""
 
-from flags.build import MODULES, config_from_flags, score_files_arguments
+from flags.build import (
+    MODULES,
+    config_from_flags,
+    refuse_file_flags,
+    score_files_arguments,
+    threshold_arguments,
+)
 
-__all__ = ["MODULES", "config_from_flags", "score_files_arguments"]
+__all__ = ["MODULES", "config_from_flags", "refuse_file_flags", "score_files_arguments", "threshold_arguments"]

@@ -35,12 +35,39 @@ def score_files_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, A
     Raises:
       UsageError: one of the flags that it needs is missing.
     """
-    names = ("saved_model", "images", "output")
-    for name in names:
-        if not values[name].value:
-            raise UsageError(f"--mode=score needs --saved_model, --images and --output. Received: no --{name}")
-    arguments = {name: values[name].value for name in names}
+    arguments = _needed(values, "saved_model", "images", "output")
     # Training resumes by default; an existing file of scores is only extended if the user says so.
     arguments["resume"] = bool(values["resume"].present and values["resume"].value)
     arguments["batch_size"] = values["scoring_batch_size"].value
     return arguments
+
+
+def threshold_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """Return the arguments of `file_scoring.choose_threshold` for a parsed command line.
+
+    Raises:
+      UsageError: one of the flags that it needs is missing.
+    """
+    if not values["normal"].present:
+        raise UsageError("--mode=threshold needs --saved_model, --images and --normal. Received: no --normal")
+    arguments = _needed(values, "saved_model", "images")
+    return {**arguments, "normal": values["normal"].value, "target": values["target"].value}
+
+
+def refuse_file_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Refuse flags that have no effect on a training.
+
+    Raises:
+      UsageError: one of them is set.
+    """
+    for name in ("saved_model", "images", "output"):
+        if values[name].value:
+            raise UsageError(f"--{name} needs --mode=score or --mode=threshold. Received: --mode=train")
+
+
+def _needed(values, *names) -> dict[str, Any]:
+    for name in names:
+        if not values[name].value:
+            flag_names = ", ".join(f"--{other}" for other in names)
+            raise UsageError(f"--mode={values['mode'].value} needs {flag_names}. Received: no --{name}")
+    return {name: values[name].value for name in names}
