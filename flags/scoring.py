@@ -5,10 +5,13 @@ from mcl_tf.config import ScoringConfig
 
 define(
     ScoringConfig,
-    views="Number of views per image at test time: 8 (rotations and flips), 4 (rotations) or 1 (the image alone).",
+    views="Number of views per image at test time: 8 (rotations and flips), 4 (rotations), 2 (plain and flipped) or 1 "
+    "(the image alone). 0 chooses 8, or 2 for a frozen encoder, which knows no rotations.",
     method="How the distances of an image's views become its score: harmonic mean, sum or minimum; `mean` is "
     "the paper's name for the sum.",
-    embedding="What the Gaussians are fitted to: the output of the encoder or the projection.",
+    embedding="What the Gaussians are fitted to: statistics of all stages of the encoder, its output, or the "
+    "projection.",
+    evidence="Add the rotation evidence to the self-ensemble of distances; --noevidence gives the score of the paper.",
     shrinkage="Shrinkage of the covariances: automatic, a fixed intensity, or none.",
     pass_rate="Share of new normal images that the threshold passes; 0.95 needs at least 19 held-out images.",
     scoring_batch_size="Number of images scored at a time, each with all its views, in two halves.",

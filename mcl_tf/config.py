@@ -10,10 +10,13 @@ import json
 import numbers
 from typing import Any
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListOf, Nothing, Text
 from mcl_tf.errors import UsageError
 
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
+ENCODERS = ("small", "resnet18", "resnet34", "resnet50")  # our own
+# Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
+APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
@@ -60,7 +63,9 @@ class DataConfig:
 class ModelConfig:
     """Encoder and projection head."""
 
-    encoder: str = _choice("resnet18", "small", "resnet18", "resnet34", "resnet50")
+    encoder: str = _field("resnet18", AnyOf(Choice(*dict.fromkeys(ENCODERS + APPLICATIONS)), FileName(".keras")))
+    encoder_weights: str = _text("")
+    freeze_encoder: bool = _boolean(False)
     width: float = _number(1.0, 0.0625, 8.0)
     projection_hidden: int = _integer(2048, 1, 65536)
     projection_dim: int = _integer(128, 2, 8192)
@@ -85,6 +90,7 @@ class LossConfig:
     beta: float | None = _field(None, AnyOf(Nothing(), Interval(float, 0.0, 1000.0)))
     temperature: float = _number(0.2, 0.001, 100.0)
     spa_weight: float = _number(1.0, 0.0, 1000.0)
+    rotation_weight: float = _number(1.0, 0.0, 1000.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +117,10 @@ class TrainingConfig:
 class ScoringConfig:
     """Gaussians and self-ensemble inference."""
 
-    views: int = _choice(8, 1, 4, 8)
+    views: int = _choice(0, 0, 1, 2, 4, 8)
     method: str = _choice("weighted", "weighted", "sum", "mean", "min")
-    embedding: str = _choice("encoder", "encoder", "projection")
+    embedding: str = _choice("stages", "stages", "encoder", "projection")
+    evidence: bool = _boolean(True)
     shrinkage: float | str | None = _field(
         "ledoit_wolf", AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
     )

@@ -30,6 +30,20 @@ class Text:
         return "a string"
 
 
+@dataclasses.dataclass(frozen=True)
+class FileName:
+    """Names of files with an ending, e.g. ".keras"."""
+
+    ending: str
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is such a name."""
+        return isinstance(value, str) and value.endswith(self.ending)
+
+    def __str__(self) -> str:
+        return f"a file FILE{self.ending}"
+
+
 class Nothing:
     """None, which the command line writes as `none`."""
 

@@ -13,11 +13,11 @@ import zipfile
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from mcl_tf import calibration, networks
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
+from mcl_tf.embeddings import embedding_network
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.training.callbacks import ProgressReport
@@ -128,7 +128,9 @@ class AnomalyDetector:
         config = self.config.replace(labelled=len(class_names) > 1)
         held_out = select_held_out(labels, config)
 
-        trainer = Trainer(config, images[~held_out], labels[~held_out], config.run.run_dir or None)
+        epochs = 0 if config.model.freeze_encoder else config.training.epochs
+        run_dir = config.run.run_dir or None
+        trainer = Trainer(config.replace(epochs=epochs), images[~held_out], labels[~held_out], run_dir)
         visible = bool(is_terminal() if verbose == "auto" else verbose)
         model = trainer.fit([*callbacks, ProgressReport()] if visible else callbacks)
         scorer = make_scorer(model, config, len(class_names))
@@ -143,7 +145,7 @@ class AnomalyDetector:
 
     def distances(self, images) -> np.ndarray:
         """Return the Mahalanobis distances of every view to every class, float32 [n, V, C]."""
-        return self._fitted().all_distances(images)
+        return self._fitted().evaluate_images(images)["distances"]
 
     def decision_function(self, images) -> np.ndarray:
         """Return the anomaly scores float32 [n], higher for more anomalous images."""
@@ -230,7 +232,8 @@ class AnomalyDetector:
         dtype = dtype_policy(config.training.precision)
         encoder = networks.build_encoder(config.model, size, dtype=dtype)
         head = networks.build_projection_head(config.model, encoder.output_shape[-1], dtype=dtype)
-        scorer = SelfEnsembleScorer(_embedding_network(encoder, head, config), config.scoring, len(names))
+        network = embedding_network(encoder, head, config.scoring.embedding)
+        scorer = SelfEnsembleScorer(network, config.scoring, len(names), not config.model.freeze_encoder)
         try:
             with np.load(path / _WEIGHTS, allow_pickle=False) as weights:
                 scorer.set_state(dict(weights))
@@ -325,11 +328,5 @@ def make_scorer(model, config: Config, num_classes: int) -> SelfEnsembleScorer:
       config: the configuration.
       num_classes: the number of classes C.
     """
-    network = _embedding_network(model.encoder, model.projection_head, config)
-    return SelfEnsembleScorer(network, config.scoring, num_classes)
-
-
-def _embedding_network(encoder, head, config: Config):
-    if config.scoring.embedding == "encoder":
-        return encoder
-    return tf.keras.Model(encoder.inputs[0], head(encoder.outputs[0]), name="embedding")
+    network = embedding_network(model.encoder, model.projection_head, config.scoring.embedding)
+    return SelfEnsembleScorer(network, config.scoring, num_classes, not config.model.freeze_encoder)

@@ -93,7 +93,7 @@ def run(config: Config) -> dict:
         "+".join(task.class_names),
         report["one_view"]["auroc"],
         report["self_ensemble"]["auroc"],
-        config.scoring.views,
+        detector.scorer_.view_count,
         saved_model,
     )
     return report
@@ -199,16 +199,16 @@ def sample_test(test: tf.data.Dataset) -> tf.data.Dataset:
 
 def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
     """Score a test stream, see `Task`, in one pass over the images."""
-    distances = scorer.all_distances(test)
+    outputs = scorer.evaluate_images(test)
     rest = test.map(lambda image, *others: others).batch(1024).as_numpy_iterator()
     is_anomaly, names, labels = (np.concatenate(part) for part in zip(*rest, strict=True))
-    method = scorer.config.method
+    one_view, _ = self_ensemble(outputs["distances"][:, :1], scorer.config.method)
     return TestScores(
         names=np.char.decode(names.astype(bytes)),
         labels=np.char.decode(labels.astype(bytes)),
         is_anomaly=is_anomaly,
-        one_view=self_ensemble(distances[:, :1], method)[0].numpy(),
-        scores=self_ensemble(distances, method)[0].numpy(),
+        one_view=one_view.numpy(),
+        scores=outputs["score"],
     )
 
 

@@ -24,8 +24,8 @@ class ClassConditionalGaussians:
     """Gaussians on L2-normalized embeddings, one per (class, rotation) pair.
 
     Args:
-      means: float32 [4, C, D], array, tensor or variable.
-      whitenings: float32 [4, C, D, D], array, tensor or variable: W with W W' the inverse covariance.
+      means: float32 [R, C, D], array, tensor or variable; R is 4, or 1 for a network that knows no rotations.
+      whitenings: float32 [R, C, D, D], array, tensor or variable: W with W W' the inverse covariance.
     """
 
     def __init__(self, means, whitenings):
@@ -55,12 +55,15 @@ class ClassConditionalGaussians:
         return cls.fit_batches([batch], num_classes=num_classes, shrinkage=shrinkage)
 
     @classmethod
-    def fit_batches(cls, batches: Iterable, *, num_classes: int, shrinkage="ledoit_wolf") -> ClassConditionalGaussians:
+    def fit_batches(
+        cls, batches: Iterable, *, num_classes: int, num_rotations: int = ROTATIONS, shrinkage="ledoit_wolf"
+    ) -> ClassConditionalGaussians:
         """Fit all Gaussians in one pass over batches; memory does not grow with the number of images.
 
         Args:
           batches: (embeddings float [n, D], labels int [n], rotations int [n]) tuples, see `fit`.
           num_classes: see `fit`.
+          num_rotations: the number R of rotations, 4 or 1.
           shrinkage: see `fit`.
 
         Raises:
@@ -73,9 +76,9 @@ class ClassConditionalGaussians:
             raise UsageError(f"shrinkage must be ledoit_wolf, None or 0 to 1. Received: {shrinkage!r}")
         moments: dict[tuple[int, int], _Moments] = {}
         for embeddings, labels, rotations in batches:
-            _update(moments, np.asarray(embeddings, np.float64), labels, rotations, num_classes)
+            _update(moments, np.asarray(embeddings, np.float64), labels, rotations, (num_classes, num_rotations))
         means, whitenings = [], []
-        for rotation in range(ROTATIONS):
+        for rotation in range(num_rotations):
             for label in range(num_classes):
                 group = moments.get((label, rotation))
                 if group is None or group.count < 2:
@@ -88,7 +91,7 @@ class ClassConditionalGaussians:
                     raise UsageError(f"The embeddings of class {label} are not all finite numbers")
                 means.append(group.mean())
                 whitenings.append(_whitening(covariance))
-        shape = (ROTATIONS, num_classes, len(means[0]))
+        shape = (num_rotations, num_classes, len(means[0]))
         stacked = np.reshape(np.asarray(means, np.float32), shape)
         return cls(stacked, np.reshape(np.asarray(whitenings, np.float32), (*shape, shape[-1])))
 
@@ -115,6 +118,20 @@ class ClassConditionalGaussians:
         ]
         return tf.gather(tf.concat(parts, -2), np.argsort(np.concatenate(groups)), axis=-2)
 
+    def distances_to_all(self, embeddings):
+        """Compute the Mahalanobis distances of embeddings to the Gaussians of every rotation.
+
+        Args:
+          embeddings: float [..., n, D], normalized.
+
+        Returns:
+          float32 [..., n, R, C].
+        """
+        embeddings = tf.cast(embeddings, tf.float32)
+        flat = tf.reshape(embeddings, [1, -1, embeddings.shape[-1]])
+        distances = tf.transpose(mahalanobis(flat, self.means, self.whitenings), (1, 0, 2))
+        return tf.reshape(distances, tf.concat([tf.shape(embeddings)[:-1], distances.shape[1:]], 0))
+
     def _distances_of_groups(self, embeddings, rotations):
         """Compute the distances of embeddings [..., n, D], equally large groups of consecutive rotations in order."""
         groups, per_group = len(rotations), embeddings.shape[-2] // len(rotations)
@@ -132,7 +149,7 @@ def mahalanobis(embeddings, means, whitenings):
     """Compute Mahalanobis distances to all Gaussians of a rotation, for several rotations.
 
     Args:
-      embeddings: float32 [R, m, D], m embeddings per rotation.
+      embeddings: float32 [R, m, D], m embeddings per rotation, or [1, m, D], the same for all.
       means: float32 [R, C, D].
       whitenings: float32 [R, C, D, D].
 
@@ -145,7 +162,8 @@ def mahalanobis(embeddings, means, whitenings):
     for first in range(0, rotations, at_once):
         rows = slice(first, first + at_once)
         with tf.control_dependencies(parts[-1:]):  # one after the other, to save memory
-            centred = embeddings[rows, None] - means[rows, :, None]
+            own = embeddings if embeddings.shape[0] == 1 else embeddings[rows]
+            centred = own[:, None] - means[rows, :, None]
             parts.append(tf.transpose(tf.norm(tf.matmul(centred, whitenings[rows]), axis=-1), (0, 2, 1)))
     return tf.concat(parts, 0)
 
@@ -206,7 +224,7 @@ class _Moments:
         return float(np.clip(error / spread, 0.0, 1.0)) if spread > 0.0 else 0.0
 
 
-def _update(moments, embeddings, labels, rotations, num_classes: int) -> None:
+def _update(moments, embeddings, labels, rotations, limits: tuple[int, int]) -> None:
     """Add a batch to the moments of its (class, rotation) groups."""
     labels, rotations = np.asarray(labels), np.asarray(rotations)
     if embeddings.ndim != 2 or not labels.shape == rotations.shape == embeddings.shape[:1]:
@@ -214,7 +232,7 @@ def _update(moments, embeddings, labels, rotations, num_classes: int) -> None:
             "Embeddings [n, D] need one label and one rotation each. Received: "
             f"{embeddings.shape}, {labels.shape}, {rotations.shape}"
         )
-    for name, values, end in (("labels", labels, num_classes), ("rotations", rotations, ROTATIONS)):
+    for name, values, end in zip(("labels", "rotations"), (labels, rotations), limits, strict=True):
         if len(values) and not (values.min() >= 0 and values.max() < end):
             raise UsageError(f"{name} must be 0 to {end - 1}. Received: {values.min()} to {values.max()}")
     pairs = labels.astype(np.int64) * ROTATIONS + rotations

@@ -16,7 +16,7 @@ from mcl_tf import augmentation, blocked_losses, losses, networks, views
 from mcl_tf.config import AugmentationConfig, LossConfig, ModelConfig
 from mcl_tf.replicas import Replicas
 
-METRICS = ("loss", "ccm", "spa", "positive_similarity", "negative_similarity", "without_partner")
+METRICS = ("loss", "ccm", "spa", "rotation", "positive_similarity", "negative_similarity", "without_partner")
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
@@ -34,7 +34,8 @@ class MaskedContrastiveModel(tf.keras.Model):
     Args:
       encoder: Keras model [n, s, s, 3] -> [n, E].
       projection_head: Keras model [n, E] -> [n, D]; by default two dense layers of 2048 and 128 units.
-      loss_config: factors of the mask and weight of the attraction; `beta` None means 1 / temperature.
+      loss_config: factors of the mask and weights of attraction and rotation classifier; `beta` None means
+        1 / temperature.
       augmentation_config: the augmentation of the views.
       weight_decay: float, L2 penalty on all weights, added to their gradients.
       seed: int; augmentation and partners depend on it and the step only.
@@ -63,6 +64,9 @@ class MaskedContrastiveModel(tf.keras.Model):
             projection_head = networks.build_projection_head(ModelConfig(), encoder.output_shape[-1], seed=seed)
         self.encoder = encoder
         self.projection_head = projection_head
+        self.rotation_head = None
+        if loss_config.rotation_weight:
+            self.rotation_head = networks.build_rotation_head(encoder.output_shape[-1])
         self.loss_config = loss_config
         self.augmentation_config = augmentation_config
         self.weight_decay = weight_decay
@@ -105,8 +109,14 @@ class MaskedContrastiveModel(tf.keras.Model):
         rotations, labels = views.instances(labels)
         inputs = self.augment(views.to_float(images), rotations, step, replicas)
         with tf.GradientTape() as tape:
-            projections = self(inputs, training=True)
+            embeddings = self.encoder(inputs, training=True)
+            projections = self.projection_head(embeddings, training=True)
             loss, metrics = self.contrastive_loss(projections, labels, rotations, step, replicas)
+            if self.rotation_head is not None:
+                rotation_loss = self.rotation_loss(embeddings, rotations, replicas)
+                loss += self.loss_config.rotation_weight * rotation_loss
+                metrics["rotation"] = replicas.all_sum(rotation_loss)
+                metrics["loss"] += self.loss_config.rotation_weight * metrics["rotation"]
             loss = self.scaled(loss)
         weights = self.trainable_variables
         gradients = self.clip(tape.gradient(loss, weights), replicas)
@@ -196,8 +206,24 @@ class MaskedContrastiveModel(tf.keras.Model):
         loss = ccm + config.spa_weight * spa
         positive, negative = losses.mean_similarities(losses.normalize(pairs))
         without_partner = tf.reduce_mean(tf.cast(partners < 0, loss.dtype))
-        values = (*tf.unstack(replicas.all_sum(tf.stack([loss, ccm, spa]))), positive, negative, without_partner)
+        loss_values = tf.unstack(replicas.all_sum(tf.stack([loss, ccm, spa])))
+        values = (*loss_values, tf.zeros_like(loss), positive, negative, without_partner)
         return loss, dict(zip(METRICS, values, strict=True))
+
+    def rotation_loss(self, embeddings, rotations, replicas):
+        """Compute the cross-entropy of the rotation classifier.
+
+        Args:
+          embeddings: float [2 n, E], first views, then second views.
+          rotations: int [n].
+          replicas: the replicas that share the global batch.
+
+        Returns:
+          float scalar. Its sum over replicas is the mean over the global batch.
+        """
+        logits = self.rotation_head(embeddings, training=True)
+        losses_ = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.tile(rotations, [2]), logits)
+        return tf.reduce_mean(losses_) / replicas.count
 
     def get_config(self):
         """Return the constructor arguments as plain values, for `save` and `clone_model`."""

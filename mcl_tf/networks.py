@@ -9,8 +9,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.config import SMALL_IMAGE, ModelConfig
+from mcl_tf import pretrained
+from mcl_tf.config import APPLICATIONS, ENCODERS, SMALL_IMAGE, ModelConfig
+from mcl_tf.errors import UsageError
 from mcl_tf.normalization import SynchronizedBatchNormalization
+from mcl_tf.views import ROTATIONS
 
 layers = tf.keras.layers
 
@@ -25,18 +28,38 @@ _ONEDNN_BLOCK = 16  # channels that oneDNN processes at once; 8 with AVX2
 
 
 def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype="float32") -> tf.keras.Model:
-    """Build the encoder.
+    """Build the encoder that the configuration names: one of ours, of `keras.applications`, or from a file.
 
     Args:
-      config: architecture and width.
-      image_size: side of the images in pixels; from 96 on, the stem is 7x7 with stride 2 and max-pooling.
+      config: architecture, width and weights.
+      image_size: side of the images in pixels.
       seed: of the initial weights.
-      dtype: dtype policy of the layers, e.g. "mixed_bfloat16".
+      dtype: dtype policy of the layers of our own encoders, e.g. "mixed_bfloat16".
 
     Returns:
       A model from images float [n, s, s, 3] in [0, 1] to embeddings [n, D], not normalized. They are float32, or
       float64 with that dtype.
+
+    Raises:
+      UsageError: the encoder or its weights cannot be loaded.
     """
+    if config.encoder in ENCODERS and not config.encoder_weights:
+        return _build_residual(config, image_size, seed, dtype)
+    if config.encoder_weights and config.encoder not in APPLICATIONS:
+        possible = ", ".join(APPLICATIONS)
+        raise UsageError(f"encoder_weights needs one of the encoders {possible}. Received: {config.encoder}")
+    if config.encoder in APPLICATIONS:
+        encoder = pretrained.build_application(config.encoder, image_size, config.encoder_weights, seed)
+        trained = bool(config.encoder_weights)
+    else:
+        encoder, trained = pretrained.load_encoder(config.encoder, image_size), True
+    if trained:
+        pretrained.freeze_batch_normalization(encoder)
+    return encoder
+
+
+def _build_residual(config: ModelConfig, image_size: int, seed: int, dtype) -> tf.keras.Model:
+    """Build a residual network; from 96 pixels on, the stem is 7x7 with stride 2 and max-pooling."""
     blocks, channels, bottleneck = _ENCODERS[config.encoder]
     channels = max(1, round(channels * config.width))
     build = _BlockBuilder(seed, dtype)
@@ -47,10 +70,12 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
         x = layers.MaxPooling2D(3, 2, padding="same", dtype=dtype)(x)
     else:
         x = build.convolution(inputs, channels, 3, 2 if small and image_size >= 32 else 1)
+    x = _stage_end(x, 0)
     for stage, count in enumerate(blocks):
         for block in range(count):
             strides = 2 if block == 0 and (small or stage > 0) else 1
             x = build.residual_block(x, channels * 2**stage, strides, bottleneck)
+        x = _stage_end(x, stage + 1)
     x = layers.GlobalAveragePooling2D(dtype=_wide(dtype))(x)
     return tf.keras.Model(inputs, x, name="encoder")
 
@@ -77,9 +102,28 @@ def build_projection_head(config: ModelConfig, dimension: int, *, seed: int = 0,
     return tf.keras.Model(inputs, x, name="projection_head")
 
 
+def build_rotation_head(dimension: int) -> tf.keras.Model:
+    """Build the rotation classifier, one dense layer that starts at 0.
+
+    Args:
+      dimension: number of dimensions of the embeddings.
+
+    Returns:
+      A model from embeddings float [n, dimension] to logits float32 [n, 4].
+    """
+    inputs = layers.Input((dimension,))
+    logits = layers.Dense(ROTATIONS, kernel_initializer="zeros", dtype="float32")(inputs)
+    return tf.keras.Model(inputs, logits, name="rotation_head")
+
+
 def _wide(dtype) -> str:
     """Return the dtype of outputs, which mixed precision does not narrow."""
     return "float64" if dtype == "float64" else "float32"
+
+
+def _stage_end(x, stage: int):
+    """Mark the feature map that ends a stage, for `embeddings.stage_maps`."""
+    return layers.Activation("linear", dtype=x.dtype, name=f"stage_{stage}")(x)
 
 
 class _Seeds:

@@ -42,3 +42,23 @@ def self_ensemble(distances, method: str = "weighted"):
     else:
         raise UsageError(f"method must be {', '.join(METHODS)}. Received: {method!r}")
     return tf.reduce_min(by_class, axis=1), tf.argmin(by_class, axis=1, output_type=tf.int32)
+
+
+def rotation_evidence(distances, rotations, classes):
+    """Measure how badly the rotation of an image's views is recognized by the Gaussians.
+
+    An image whose views lie as close to the Gaussians of wrong rotations as to those of their own is unlike the normal
+    images, whose rotations the network has learned to tell apart.
+
+    Args:
+      distances: float [n, V, R, C], Mahalanobis distance of every view to every rotation and class.
+      rotations: int [V], the rotation of every view.
+      classes: int [n], the class of every image, see `self_ensemble`.
+
+    Returns:
+      float32 [n]: squared distance to the own rotation minus the mean over all rotations, averaged over the views;
+      higher for more anomalous images.
+    """
+    squared = tf.square(tf.cast(tf.gather(distances, classes, axis=3, batch_dims=1), tf.float32))
+    own = tf.linalg.diag_part(tf.gather(squared, rotations, axis=2))
+    return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)

@@ -66,7 +66,7 @@ def self_ensemble_views(images, views: int = 8):
 
     Args:
       images: [n, s, s, c].
-      views: 8 (rotations, plain and flipped left-right), 4 (rotations) or 1 (the image alone).
+      views: 8 (rotations, plain and flipped left-right), 4 (rotations), 2 (plain and flipped) or 1 (the image alone).
 
     Returns:
       [n * views, s, s, c], the views of an image side by side: k = 0 plain, k = 0 flipped, k = 1 plain, ...
@@ -91,9 +91,9 @@ def _turn(images, rotation: int, flip: bool):
 
 def view_rotations(views: int = 8) -> list[int]:
     """Return the rotation of each view, 0 to 3, in the order of `self_ensemble_views`."""
-    return {8: [0, 0, 1, 1, 2, 2, 3, 3], 4: [0, 1, 2, 3], 1: [0]}[views]
+    return {8: [0, 0, 1, 1, 2, 2, 3, 3], 4: [0, 1, 2, 3], 2: [0, 0], 1: [0]}[views]
 
 
 def view_flips(views: int = 8) -> list[bool]:
     """Return for each view whether it is flipped, in the order of `self_ensemble_views`."""
-    return {8: [False, True] * ROTATIONS, 4: [False] * ROTATIONS, 1: [False]}[views]
+    return {8: [False, True] * ROTATIONS, 4: [False] * ROTATIONS, 2: [False, True], 1: [False]}[views]

@@ -42,7 +42,9 @@ def make_card(config, scorer, calibration_scores, class_names, precision: str, m
         "labelled": data.labelled,
         "image_size": scorer.image_size,
         "encoder": config.model.encoder,
-        "views": config.scoring.views,
+        "views": scorer.view_count,
+        "embedding": config.scoring.embedding,
+        "evidence": scorer.evidence,
         "method": config.scoring.method,
         "export_precision": precision,
         "threshold": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import scoring, views
+from mcl_tf import views
 from mcl_tf.data import decoding
 from mcl_tf.scorer import SelfEnsembleScorer
 
@@ -60,8 +60,8 @@ class ServedScorer(tf.keras.Model):
             nearest_class: int32 [n];
             class_name: string [n], the name of that class.
         """
-        scores, classes = scoring.self_ensemble(self.scorer.distances(images), self.scorer.config.method)
-        scores = _finite("score", scores)
+        outputs = self.scorer.score_batch(images)
+        scores, classes = _finite("score", outputs["score"]), outputs["nearest_class"]
         held_out = tf.convert_to_tensor(self.calibration_scores)
         at_least = tf.size(held_out) - tf.searchsorted(held_out, scores, side="left")
         return {
@@ -78,7 +78,7 @@ class ServedScorer(tf.keras.Model):
 
     def embed(self, images):
         """Embed images uint8 [n, h, w, 3]; return `embedding` float32 [n, V, D] of every view, normalized."""
-        return {"embedding": _finite("embedding", self.scorer.embed(images, self.scorer.config.views))}
+        return {"embedding": _finite("embedding", self.scorer.embed(images, self.scorer.view_count))}
 
     def explain(self, images):
         """Return the parts of a score.
@@ -93,7 +93,7 @@ class ServedScorer(tf.keras.Model):
             flipped: bool [n, V], whether the view was flipped left-right before it was turned.
         """
         distances = _finite("distances", self.scorer.distances(images))
-        count = self.scorer.config.views
+        count = self.scorer.view_count
         shape = tf.shape(distances)[:2]
         return {
             "distances": distances,

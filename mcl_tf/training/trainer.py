@@ -273,6 +273,8 @@ class Trainer:
 def _contents(model: MaskedContrastiveModel):
     """Return the checkpoint of a model, and {name: variable} of everything in it."""
     parts = {"encoder": model.encoder, "projection_head": model.projection_head, "optimizer": model.optimizer}
+    if model.rotation_head is not None:
+        parts["rotation_head"] = model.rotation_head
     if model.averages is not None:
         parts["averages"] = model.averages.values
     variables = {}

@@ -1,0 +1,106 @@
+"""What the Gaussians see of a network: its output, its projection, or the joint statistics of all its stages.
+
+A stage's feature map is summarized by the mean and the standard deviation of every channel. Early stages know texture
+and colour, late ones shapes; together they find more than the last one alone (benchmarks/quality.md).
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
+_EPSILON = 1e-6  # keeps the gradient and the value of a standard deviation finite
+
+
+def embedding_network(encoder, projection_head, kind: str) -> tf.keras.Model:
+    """Return the network whose outputs the Gaussians are fitted to; it shares the encoder's weights.
+
+    Args:
+      encoder: functional Keras model [n, s, s, 3] -> [n, E].
+      projection_head: Keras model [n, E] -> [n, D].
+      kind: "stages", "encoder" or "projection". An encoder without feature maps has no stages; its output is used.
+
+    Returns:
+      A model float [n, s, s, 3] in [0, 1] -> float32 [n, D], not normalized as a whole.
+    """
+    if kind == "projection":
+        return tf.keras.Model(encoder.inputs[0], projection_head(encoder.outputs[0]), name="embedding")
+    maps = stage_maps(encoder) if kind == "stages" else []
+    if not maps:
+        return encoder
+    channels = [int(m.shape[-1]) for m in maps]
+    # Beyond the limit, wide stages give their means only.
+    budget = MAX_DIMENSION - sum(channels)
+    with_deviation = []
+    for width in sorted(channels):
+        with_deviation.append(width <= budget)
+        budget -= width
+    narrow = {width for width, fits in zip(sorted(channels), with_deviation, strict=True) if fits}
+    pooled = StageStatistics([width in narrow for width in channels], name="stage_statistics")(maps)
+    return tf.keras.Model(encoder.inputs[0], pooled, name="embedding")
+
+
+def stage_maps(encoder) -> list:
+    """Return the last feature map of every stage of a functional model, largest first.
+
+    A stage ends where the resolution is halved. Layers named `stage_<n>` mark the stages of our own encoders, whose
+    first two may have the same resolution.
+
+    Args:
+      encoder: functional Keras model.
+
+    Returns:
+      List of symbolic tensors [n, h, w, c].
+    """
+    named = [layer.output for layer in encoder.layers if layer.name.startswith("stage_")]
+    if named:
+        return named
+    side, last = encoder.input_shape[1], {}
+    for layer in encoder.layers:
+        outputs = layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]
+        for output in outputs:
+            if len(output.shape) == 4 and output.shape[-1] > 3:
+                last[tuple(output.shape[1:3])] = output
+    # Padded maps and squeeze-and-excitation vectors have other sides.
+    sides = [-(-side // 2**power) for power in range(8)]
+    return [last[height, height] for height in sides if height > 1 and (height, height) in last]
+
+
+@tf.keras.utils.register_keras_serializable("mcl_tf")
+class StageStatistics(tf.keras.layers.Layer):
+    """Joins the channel means and standard deviations of several feature maps, each vector normalized to length 1.
+
+    Args:
+      with_deviation: list of bools, whether a map contributes its standard deviations, too.
+      **kwargs: arguments of `tf.keras.layers.Layer`.
+    """
+
+    def __init__(self, with_deviation, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
+        self.with_deviation = list(with_deviation)
+
+    def call(self, maps):
+        """Map a list of float [n, h, w, c] to float32 [n, D]."""
+        vectors = []
+        for features, with_deviation in zip(maps, self.with_deviation, strict=True):
+            features = tf.cast(features, tf.float32)
+            mean = tf.reduce_mean(features, axis=[1, 2], keepdims=True)
+            vectors.append(mean[:, 0, 0])
+            if with_deviation:
+                variance = tf.reduce_mean(tf.square(features - mean), axis=[1, 2])
+                vectors.append(tf.sqrt(variance + _EPSILON))
+        return tf.concat([tf.math.l2_normalize(vector, axis=-1) for vector in vectors], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape of the result."""
+        pairs = zip(input_shape, self.with_deviation, strict=True)
+        return (input_shape[0][0], sum(int(shape[-1]) * (1 + deviation) for shape, deviation in pairs))
+
+    def get_config(self):
+        """Return the constructor arguments."""
+        return {**super().get_config(), "with_deviation": self.with_deviation}
+
+    @classmethod
+    def from_config(cls, config):
+        """Create a layer from the result of `get_config`."""
+        return cls(**{name: value for name, value in config.items() if name not in ("dtype", "autocast")})

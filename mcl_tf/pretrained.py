@@ -1,0 +1,121 @@
+"""Encoders from elsewhere: those of `keras.applications`, and saved Keras models.
+
+Every encoder takes images float [n, s, s, 3] in [0, 1] and gives one vector per image.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf.errors import UsageError, one_line
+
+layers = tf.keras.layers
+
+# Name of the class, and the preprocessing that it does not do by itself.
+_APPLICATIONS = {
+    "mobilenet_v3_small": ("MobileNetV3Small", None),
+    "efficientnetv2_b0": ("EfficientNetV2B0", None),
+    "resnet50": ("ResNet50", "caffe"),
+    "convnext_tiny": ("ConvNeXtTiny", None),
+}
+_CAFFE_MEANS = (103.939, 116.779, 123.68)  # of blue, green and red in ImageNet, which Keras' ResNet50 subtracts
+MIN_SIZE = 32  # pixels; smaller images vanish in the network
+
+
+def build_application(name: str, image_size: int, weights: str, seed: int = 0) -> tf.keras.Model:
+    """Build an encoder of `keras.applications`.
+
+    Args:
+      name: one of `config.APPLICATIONS`.
+      image_size: side of the images in pixels, at least 32.
+      weights: "imagenet", a file of weights without the classifier, or "" for random weights.
+      seed: of random weights.
+
+    Returns:
+      A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
+
+    Raises:
+      UsageError: the images are too small, or the weights are not available.
+    """
+    if image_size < MIN_SIZE:
+        raise UsageError(f"{name} needs an image_size of at least {MIN_SIZE}. Received: {image_size}")
+    if weights not in ("", "imagenet") and not os.path.isfile(weights):
+        raise UsageError(f"encoder_weights must be imagenet or a file. Received: {weights}, which does not exist")
+    class_name, preprocessing = _APPLICATIONS[name]
+    inputs = layers.Input((image_size, image_size, 3))
+    if preprocessing == "caffe":
+        pixels = layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEANS])(inputs[..., ::-1])
+    else:
+        pixels = layers.Rescaling(255.0)(inputs)
+    try:
+        build = getattr(tf.keras.applications, class_name)
+        model = build(include_top=False, weights=weights or None, input_tensor=pixels, pooling="avg")
+    except Exception as error:  # noqa: BLE001 - downloads and files fail in many ways
+        raise UsageError(
+            f"The weights of {name} are not available: {one_line(error, 160)}. Where there is a network, Keras "
+            "downloads them to ~/.keras/models; copy the file (..._notop.h5) here and pass it as encoder_weights. "
+            f"Received: {weights}"
+        ) from None
+    if not weights:
+        _initialize(model, seed)
+    return tf.keras.Model(inputs, model.outputs[0], name="encoder")
+
+
+def load_encoder(path: str, image_size: int) -> tf.keras.Model:
+    """Load an encoder from a file.
+
+    Args:
+      path: a Keras model saved as FILE.keras, from images float [n, s, s, 3] in [0, 1] to a vector or several vectors,
+        which are normalized and joined. Feature maps are averaged.
+      image_size: side of the images in pixels.
+
+    Returns:
+      A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
+
+    Raises:
+      UsageError: the file is not such a model.
+    """
+    try:
+        model = tf.keras.models.load_model(os.path.expanduser(path), compile=False)
+    except Exception as error:  # noqa: BLE001 - a file that is not a model fails in many ways
+        raise UsageError(f"The encoder {path} cannot be loaded: {one_line(error, 160)}") from None
+    inputs = layers.Input((image_size, image_size, 3))
+    try:
+        if hasattr(model, "layers") and getattr(model, "inputs", None) and len(model.inputs) == 1:
+            # A copy with sides that are known keeps the layers, and with them the stages, reachable.
+            copy = tf.keras.models.clone_model(model, input_tensors=inputs)
+            copy.set_weights(model.get_weights())
+            outputs = copy.outputs
+        else:
+            outputs = tf.nest.flatten(model(inputs))
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise UsageError(
+            f"The encoder {path} must map images [n, {image_size}, {image_size}, 3] to vectors: {one_line(error, 160)}"
+        ) from None
+    shapes = [tuple(output.shape) for output in outputs]
+    if any(len(shape) not in (2, 4) for shape in shapes):
+        raise UsageError(f"The outputs of the encoder {path} must be vectors [n, d]. Received: shapes {shapes}")
+    vectors = [layers.GlobalAveragePooling2D()(o) if len(o.shape) == 4 else o for o in outputs]
+    if len(vectors) > 1:
+        vectors = [layers.Concatenate()([layers.UnitNormalization()(vector) for vector in vectors])]
+    output = layers.Activation("linear", dtype="float32")(vectors[0])
+    return tf.keras.Model(inputs, output, name="encoder")
+
+
+def freeze_batch_normalization(encoder) -> None:
+    """Hold the statistics of batch normalization, which a few similar images would spoil."""
+    for layer in encoder.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def _initialize(model, seed: int) -> None:
+    """Draw random weights that follow from a seed; Keras draws them from global state."""
+    generator = np.random.default_rng([seed, *b"encoder"])
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            initializer = tf.keras.initializers.GlorotUniform(seed=int(generator.integers(2**31)))
+            weight.assign(initializer(tuple(weight.shape)))
