@@ -14,7 +14,7 @@ from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListO
 from mcl_tf.errors import UsageError
 
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
-ENCODERS = ("small", "resnet18", "resnet34", "resnet50")  # our own
+ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
@@ -55,6 +55,7 @@ class DataConfig:
     labelled: bool = _boolean(False)
     anomaly_dataset: str = _text("")
     image_size: int = _integer(0, 0, 1024)
+    detail_size: int = _integer(0, 0, 1024)
     calibration_fraction: float = _number(0.1, 0.01, 0.5)
     seed: int = _integer(0, 0, 2**31 - 1)
 
@@ -67,6 +68,7 @@ class ModelConfig:
     encoder_weights: str = _text("")
     freeze_encoder: bool = _boolean(False)
     width: float = _number(1.0, 0.0625, 8.0)
+    standardize: bool = _boolean(True)
     projection_hidden: int = _integer(2048, 1, 65536)
     projection_dim: int = _integer(128, 2, 8192)
 
@@ -121,6 +123,7 @@ class ScoringConfig:
     method: str = _choice("weighted", "weighted", "sum", "mean", "min")
     embedding: str = _choice("stages", "stages", "encoder", "projection")
     evidence: bool = _boolean(True)
+    score: str = _choice("image", "image", "local", "both")
     shrinkage: float | str | None = _field(
         "ledoit_wolf", AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
     )

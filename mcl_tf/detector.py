@@ -5,30 +5,24 @@ Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
 
-from mcl_tf import calibration, networks
+from mcl_tf import calibration, persistence
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
-from mcl_tf.embeddings import embedding_network
-from mcl_tf.errors import UsageError, one_line
-from mcl_tf.scorer import SelfEnsembleScorer
-from mcl_tf.training.callbacks import ProgressReport
-from mcl_tf.training.precision import dtype_policy
-from mcl_tf.training.trainer import Trainer
-from mcl_tf.utils.atomic import atomic_folder
+from mcl_tf.errors import UsageError
+from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
+from mcl_tf.texture import TextureDescriptor, is_grey
+from mcl_tf.training import restarts
+from mcl_tf.training.callbacks import CollapseError, ProgressReport
+from mcl_tf.training.trainer import build_model
 from mcl_tf.utils.console import is_terminal
 
-_CONFIG, _WEIGHTS = "config.json", "weights.npz"
+_LEARNED = ("class_names_", "fitted_config_", "restarts_", "calibration_scores_", "scorer_")
 _logger = logging.getLogger(__name__)
-_LEARNED = ("class_names_", "labelled_", "calibration_scores_", "scorer_")
 
 
 class AnomalyDetector:
@@ -52,10 +46,14 @@ class AnomalyDetector:
       config: the configuration; `fit` never changes it.
       threshold_: float, the score above which an image counts as an anomaly. This and the following attributes exist
         after `fit` or `load`.
-      promised_rate_: float, the largest probability that a new normal image counts as an anomaly.
+      promised_rate_: float, the largest probability that a new normal image counts as an anomaly, with the threshold
+        that `fit` has set.
       calibration_scores_: float32 [m], scores of the normal images held out from training.
       class_names_: tuple of the names of the classes that the detector distinguishes.
       labelled_: bool, whether it was trained with labels.
+      fitted_config_: the configuration in force: `labelled` follows from the labels, and `score` is "local" if the
+        network of `score="both"` could not be trained.
+      restarts_: int, the number of times that training started again because the embedding had collapsed.
       scorer_: the `SelfEnsembleScorer` behind it.
 
     Raises:
@@ -86,16 +84,18 @@ class AnomalyDetector:
     @property
     def threshold_(self) -> float:
         """The score above which an image counts as an anomaly."""
-        if not hasattr(self, "scorer_"):
-            raise AttributeError("threshold_ exists after fit or load")
-        return float(self.scorer_.threshold)
+        return float(self._learned("scorer_").threshold)
 
     @property
     def promised_rate_(self) -> float:
-        """The largest probability that a new normal image counts as an anomaly, with the threshold set by `fit`."""
-        if not hasattr(self, "calibration_scores_"):
-            raise AttributeError("promised_rate_ exists after fit or load")
-        return calibration.promised_rate(len(self.calibration_scores_), self.config.scoring.pass_rate)
+        """The largest probability that a new normal image counts as an anomaly."""
+        count = len(self._learned("calibration_scores_"))
+        return calibration.promised_rate(count, self.fitted_config_.scoring.pass_rate)
+
+    @property
+    def labelled_(self) -> bool:
+        """Whether the detector was trained with labels."""
+        return self._learned("fitted_config_").data.labelled
 
     def fit(self, images, labels=None, *, class_names=None, callbacks=(), verbose="auto") -> AnomalyDetector:
         """Train on normal images, fit the Gaussians and set the threshold.
@@ -105,7 +105,7 @@ class AnomalyDetector:
         training resumes from the newest one.
 
         Args:
-          images: normal images; they are held in memory, as uint8 at the network's size.
+          images: normal images; they are held in memory, as uint8 at one size.
           labels: int [n], classes 0 to C - 1, for labelled training; None for one class. A dataset has labels as second
             part of its elements.
           class_names: names of the classes; their numbers by default.
@@ -117,29 +117,33 @@ class AnomalyDetector:
           The detector.
 
         Raises:
-          UsageError: the images or labels are not usable, or training diverged.
+          UsageError: the images or labels are not usable, or training diverged or collapsed.
           TrainingInterrupted: a signal stopped the training.
         """
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        images, labels = arrays.collect(images, labels, self.config.data.image_size)
+        images, labels, network_size = arrays.collect(images, labels, self.config.data, self.config.scoring.score)
         labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
         class_names = _check_classes(labels, class_names)
         config = self.config.replace(labelled=len(class_names) > 1)
         held_out = select_held_out(labels, config)
+        normal, calibrating, labels = images[~held_out], images[held_out], labels[~held_out]
 
-        epochs = 0 if config.model.freeze_encoder else config.training.epochs
-        run_dir = config.run.run_dir or None
-        trainer = Trainer(config.replace(epochs=epochs), images[~held_out], labels[~held_out], run_dir)
         visible = bool(is_terminal() if verbose == "auto" else verbose)
-        model = trainer.fit([*callbacks, ProgressReport()] if visible else callbacks)
-        scorer = make_scorer(model, config, len(class_names))
-        scorer.fit_gaussians(images[~held_out], labels[~held_out], visible)
-        calibration_scores = scorer.scores(images[held_out], visible)
+        callbacks = [*callbacks, ProgressReport()] if visible else callbacks
+        model, config, restart_count = _train(config, normal, labels, network_size, callbacks)
+        texture = None
+        if config.scoring.score != "image":
+            texture = TextureDescriptor(images.shape[1], 1 if is_grey(normal) else 3)
+        scorer = make_scorer(model, config, len(class_names), texture)
+        scorer.fit_gaussians(normal, labels, visible)
+        scorer.fit_units(calibrating, normal)
+        calibration_scores = scorer.scores(calibrating, visible)
+        _check_spread(calibration_scores)
         scorer.threshold.assign(calibration.threshold_at(calibration_scores, config.scoring.pass_rate))
         _warn_of_few(len(calibration_scores), config.scoring.pass_rate)
 
-        self.class_names_, self.labelled_ = class_names, config.data.labelled
+        self.class_names_, self.fitted_config_, self.restarts_ = class_names, config, restart_count
         self.calibration_scores_, self.scorer_ = calibration_scores, scorer
         return self
 
@@ -173,6 +177,9 @@ class AnomalyDetector:
 
         Args:
           value: a finite number.
+
+        Raises:
+          UsageError: the value is not finite.
         """
         if not np.isfinite(value):
             raise UsageError(f"The threshold must be a finite number. Received: {value}")
@@ -188,23 +195,8 @@ class AnomalyDetector:
         Raises:
           UsageError: the folder holds other files, or cannot be written.
         """
-        scorer, path = self._fitted(), pathlib.Path(path).resolve()
-        contents = {
-            "config": json.loads(self._fitted_config().to_json()),
-            "image_size": scorer.image_size,
-            "class_names": self.class_names_,
-            "calibration_scores": [float(score) for score in self.calibration_scores_],
-        }
-        try:
-            foreign = set(os.listdir(path)) - {_CONFIG, _WEIGHTS} if path.exists() else set()
-            if foreign:
-                raise UsageError(f"The detector needs a folder of its own. {path} holds {min(foreign)}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(path) as folder:
-                np.savez(folder / _WEIGHTS, **scorer.state())
-                (folder / _CONFIG).write_text(json.dumps(contents, indent=2) + "\n")
-        except OSError as error:
-            raise UsageError(f"The detector cannot be saved in {path}: {error}") from None
+        self._fitted()
+        persistence.save(self, path)
 
     @classmethod
     def load(cls, path) -> AnomalyDetector:
@@ -216,32 +208,7 @@ class AnomalyDetector:
         Raises:
           UsageError: the folder holds no detector.
         """
-        path = pathlib.Path(path)
-        try:
-            contents = json.loads((path / _CONFIG).read_text())
-            detector = cls(Config.from_json(json.dumps(contents["config"])))
-            size, names = contents["image_size"], contents["class_names"]
-            calibration_scores = np.array(contents["calibration_scores"], np.float32)
-            if not (isinstance(size, int) and size > 0 and isinstance(names, list) and names):
-                raise UsageError("image_size or class_names is not what save writes")
-            if calibration_scores.ndim != 1:
-                raise UsageError("calibration_scores is not a list of numbers")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"There is no detector as written by `save` in {path}: {error}") from None
-        config = detector.config
-        dtype = dtype_policy(config.training.precision)
-        encoder = networks.build_encoder(config.model, size, dtype=dtype)
-        head = networks.build_projection_head(config.model, encoder.output_shape[-1], dtype=dtype)
-        network = embedding_network(encoder, head, config.scoring.embedding)
-        scorer = SelfEnsembleScorer(network, config.scoring, len(names), not config.model.freeze_encoder)
-        try:
-            with np.load(path / _WEIGHTS, allow_pickle=False) as weights:
-                scorer.set_state(dict(weights))
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise UsageError(f"The weights in {path / _WEIGHTS} do not fit: {one_line(error, 300)}") from None
-        detector.class_names_, detector.labelled_ = tuple(str(name) for name in names), config.data.labelled
-        detector.calibration_scores_, detector.scorer_ = calibration_scores, scorer
-        return detector
+        return persistence.load(cls, path)
 
     def export(self, path, *, new_version: bool = False, metrics: dict | None = None) -> str:
         """Write a SavedModel for TensorFlow Serving; `mcl_tf.export.saved_model` describes its signatures.
@@ -262,8 +229,8 @@ class AnomalyDetector:
 
         scorer, config = self._fitted(), self.config.serving
         served_with = (self.calibration_scores_, self.class_names_)
-        card = model_card.make_card(self._fitted_config(), scorer, *served_with, config.export_precision, metrics)
-        if config.export_precision == "float16":
+        card = model_card.make_card(self, config.export_precision, metrics)
+        if config.export_precision == "float16" and scorer.network is not None:
             scorer = scorer.with_network(float16_weights.with_float16_weights(scorer.network))
         return saved_model.export_saved_model(
             signatures.ServedScorer(scorer, *served_with),
@@ -275,12 +242,14 @@ class AnomalyDetector:
         )
 
     def _fitted(self) -> SelfEnsembleScorer:
-        if not hasattr(self, "scorer_"):
+        if "scorer_" not in self.__dict__:
             raise UsageError("This detector knows no normal images yet; call fit or load first")
         return self.scorer_
 
-    def _fitted_config(self) -> Config:
-        return self.config.replace(labelled=self.labelled_)
+    def _learned(self, name: str) -> Any:
+        if name not in self.__dict__:
+            raise AttributeError(f"{name} exists after fit or load")
+        return self.__dict__[name]
 
 
 def select_held_out(labels, config: Config) -> np.ndarray:
@@ -294,6 +263,36 @@ def select_held_out(labels, config: Config) -> np.ndarray:
       bool [n].
     """
     return arrays.hold_out(labels, config.data, calibration.images_needed(config.scoring.pass_rate))
+
+
+def _train(config: Config, images, labels, size: int, callbacks):
+    """Return (model, configuration in force, number of restarts); the model is None for a local score alone."""
+    if config.scoring.score == "local":
+        return None, config, 0
+    if config.model.freeze_encoder:
+        return build_model(config, size), config, 0
+    try:
+        model, count = restarts.train(
+            config, arrays.resize(images, size), labels, config.run.run_dir or None, callbacks
+        )
+        return model, config, count
+    except CollapseError as error:
+        if config.scoring.score != "both":
+            raise UsageError(
+                f"{error} It did so again with gentler settings, so that there is no detector. Try score local, which "
+                f"trains no network, more images or a larger batch_size. Received: {len(images)} images"
+            ) from None
+        _logger.warning("%s It did so again with gentler settings. Only the local score is used.", error)
+        return None, config.replace(score="local"), 1
+
+
+def _check_spread(scores) -> None:
+    """Refuse a detector that cannot tell normal images from each other."""
+    if len(scores) > 1 and np.ptp(scores) <= 1e-6 * np.max(np.abs(scores)):
+        raise UsageError(
+            f"All {len(scores)} held-out normal images have the same score ({scores[0]:.6g}), so that there is no "
+            "detector. The images must differ from each other"
+        )
 
 
 def _warn_of_few(count: int, pass_rate: float) -> None:
@@ -318,15 +317,3 @@ def _check_classes(labels, class_names) -> tuple[str, ...]:
     if len(names) != len(numbers):
         raise UsageError(f"{len(numbers)} classes need as many names. Received: {', '.join(names)}")
     return names
-
-
-def make_scorer(model, config: Config, num_classes: int) -> SelfEnsembleScorer:
-    """Create a scorer that shares the weights of a model in training.
-
-    Args:
-      model: a `MaskedContrastiveModel`.
-      config: the configuration.
-      num_classes: the number of classes C.
-    """
-    network = embedding_network(model.encoder, model.projection_head, config.scoring.embedding)
-    return SelfEnsembleScorer(network, config.scoring, num_classes, not config.model.freeze_encoder)

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from mcl_tf import evaluation
 from mcl_tf.config import Config
-from mcl_tf.data import folders
+from mcl_tf.data import arrays, folders
 from mcl_tf.data.tasks import Task, build_task
-from mcl_tf.detector import AnomalyDetector, make_scorer, select_held_out
+from mcl_tf.detector import AnomalyDetector, select_held_out
 from mcl_tf.errors import UsageError
-from mcl_tf.scorer import SelfEnsembleScorer
+from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
-from mcl_tf.training.callbacks import CollapseMonitor, PeriodicEvaluation, TensorBoardScalars
+from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
 from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import tracked
@@ -72,11 +72,11 @@ def run(config: Config) -> dict:
     config = with_run_directory(config)
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
-    task = build_task(config.data, config.run.data_dir, tracked)
+    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score)
     directory = claim_directory(config, write=chief)
     if chief:
         describe(config, task)
-    detector = AnomalyDetector(config, image_size=task.image_size)
+    detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     labels = task.train_labels if config.data.labelled else None
     callbacks = training_callbacks(detector.config, task, directory) if chief else []
     detector.fit(task.train, labels, class_names=task.class_names, callbacks=callbacks, verbose=int(chief))
@@ -158,7 +158,7 @@ def describe(config: Config, task: Task) -> None:
         f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"no GPU, {os.cpu_count()} CPU cores",
         config.run.run_dir,
     )
-    if not gpus and config.model.encoder != "small":
+    if not gpus and config.model.encoder in ("resnet18", "resnet34", "resnet50") and config.scoring.score != "local":
         _logger.info(
             "Without a GPU, %s for %d epochs takes very long: --flagfile=flags/presets/cpu.flags fits this machine.",
             config.model.encoder,
@@ -174,16 +174,18 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
       task: its images.
       directory: the run directory.
     """
-    callbacks = [TensorBoardScalars(directory), CollapseMonitor()]
+    callbacks: list[tf.keras.callbacks.Callback] = [TensorBoardScalars(directory)]
     if config.run.evaluate_every:
         labels = task.train_labels
         trained = np.flatnonzero(~select_held_out(labels, config))[:MONITORED]
         monitored = sample_test(task.test)
 
         def evaluate(model):
-            scorer = make_scorer(model, config, len(task.class_names))
+            scorer = make_scorer(model, config.replace(score="image"), len(task.class_names))
             with model.averages.swapped_in() if model.averages else contextlib.nullcontext():
-                scorer.fit_gaussians(task.train[trained], labels[trained])
+                images = arrays.resize(task.train[trained], task.image_size)
+                scorer.fit_gaussians(images, labels[trained])
+                scorer.fit_units(images, images)
                 metrics = score_test(scorer, monitored).metrics()
             return {name: part["auroc"] for name, part in metrics.items()}
 
@@ -219,6 +221,8 @@ def write_results(detector, task: Task, test_scores: TestScores, directory: path
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
+        "score": detector.fitted_config_.scoring.score,
+        "restarts": detector.restarts_,
         "threshold": detector.threshold_,
         "promised_rate": detector.promised_rate_,
         "at_threshold": {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -64,7 +65,7 @@ class MaskedContrastiveModel(tf.keras.Model):
             projection_head = networks.build_projection_head(ModelConfig(), encoder.output_shape[-1], seed=seed)
         self.encoder = encoder
         self.projection_head = projection_head
-        self.rotation_head = None
+        self.rotation_head: Any = None
         if loss_config.rotation_weight:
             self.rotation_head = networks.build_rotation_head(encoder.output_shape[-1])
         self.loss_config = loss_config

@@ -12,13 +12,14 @@ import tensorflow as tf
 from mcl_tf import pretrained
 from mcl_tf.config import APPLICATIONS, ENCODERS, SMALL_IMAGE, ModelConfig
 from mcl_tf.errors import UsageError
-from mcl_tf.normalization import SynchronizedBatchNormalization
+from mcl_tf.normalization import ImageStandardization, SynchronizedBatchNormalization
 from mcl_tf.views import ROTATIONS
 
 layers = tf.keras.layers
 
 # Number of blocks per stage, channels of the first stage at width 1, whether blocks have a bottleneck.
 _ENCODERS = {
+    "compact": ((1, 1, 1), 16, False),
     "small": ((1, 1, 1), 16, False),
     "resnet18": ((2, 2, 2, 2), 64, False),
     "resnet34": ((3, 4, 6, 3), 64, False),
@@ -63,13 +64,15 @@ def _build_residual(config: ModelConfig, image_size: int, seed: int, dtype) -> t
     blocks, channels, bottleneck = _ENCODERS[config.encoder]
     channels = max(1, round(channels * config.width))
     build = _BlockBuilder(seed, dtype)
-    small = config.encoder == "small"  # made for two CPU cores: every stage halves the sides, and so does the stem
+    # For two CPU cores: the stem halves the sides from 32 pixels on; in `small`, so does the first stage.
+    small, strided_stem = config.encoder == "small", config.encoder in ("compact", "small") and image_size >= 32
     inputs = layers.Input((image_size, image_size, 3))
+    x = ImageStandardization()(inputs) if config.standardize else inputs
     if image_size >= SMALL_IMAGE:
-        x = build.convolution(inputs, channels, 7, 2)
+        x = build.convolution(x, channels, 7, 2)
         x = layers.MaxPooling2D(3, 2, padding="same", dtype=dtype)(x)
     else:
-        x = build.convolution(inputs, channels, 3, 2 if small and image_size >= 32 else 1)
+        x = build.convolution(x, channels, 3, 2 if strided_stem else 1)
     x = _stage_end(x, 0)
     for stage, count in enumerate(blocks):
         for block in range(count):

@@ -1,4 +1,4 @@
-"""Batch normalization over the global batch.
+"""Normalization of images, and batch normalization over the global batch.
 
 Reference: Ioffe and Szegedy, "Batch Normalization", ICML 2015 (arXiv:1502.03167).
 """
@@ -8,6 +8,40 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mcl_tf.replicas import Replicas
+
+_CONTRAST_FLOOR = 1e-3  # a quarter of a grey level; a constant image stays constant
+
+
+@tf.keras.utils.register_keras_serializable("mcl_tf")
+class ImageStandardization(tf.keras.layers.Layer):
+    """Gives every image the same mean and contrast.
+
+    Without it, a network does not learn from images of low contrast: their differences drown in the brightness jitter,
+    and all projections stay the same.
+
+    Args:
+      mean: float, the mean over all pixels and channels of an image in the output.
+      deviation: float, their standard deviation.
+      **kwargs: arguments of `tf.keras.layers.Layer`.
+    """
+
+    def __init__(self, mean: float = 0.0, deviation: float = 1.0, **kwargs):
+        super().__init__(**{**kwargs, "autocast": False})
+        self.mean = mean
+        self.deviation = deviation
+
+    def call(self, images):
+        """Standardize images float [n, h, w, c] in [0, 1]."""
+        images = tf.convert_to_tensor(images)
+        center = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+        centred = images - center
+        spread = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=[1, 2, 3], keepdims=True))
+        scale = tf.cast(self.deviation, images.dtype) / (spread + tf.cast(_CONTRAST_FLOOR, images.dtype))
+        return centred * scale + tf.cast(self.mean, images.dtype)
+
+    def get_config(self):
+        """Return the constructor arguments."""
+        return {**super().get_config(), "mean": self.mean, "deviation": self.deviation}
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data.tasks import choose_size, read_images
+from mcl_tf.data.tasks import choose_sizes, read_images
 from mcl_tf.errors import UsageError
 
 _FORM = "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Dataset of such images"
@@ -51,16 +51,17 @@ def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.unbatch() if batched else dataset
 
 
-def collect(images, labels, image_size: int):
-    """Read all images into memory at the network's size.
+def collect(images, labels, config: DataConfig, score: str = "image"):
+    """Read all images into memory at one size.
 
     Args:
       images: uint8 array [n, h, w, c], or a dataset of images or (image, label).
       labels: int [n] or None; must be None for a dataset.
-      image_size: side in pixels, 0 for that of the images (limited to 16 to 224).
+      config: `image_size` and `detail_size`.
+      score: "image", "local" or "both", see `tasks.choose_sizes`.
 
     Returns:
-      uint8 [n, s, s, 3], and int [n] or None.
+      uint8 [n, s, s, 3]; int [n] or None; the side of the network's input.
 
     Raises:
       UsageError: these are not images, there are fewer than two, or not one label each.
@@ -73,12 +74,12 @@ def collect(images, labels, image_size: int):
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
             raise UsageError(f"The second part of an element must be an integer label. Received: {spec[1:]}")
-        images, labels = read_images(images, choose_size(image_size, shape))
+        network_size, size = choose_sizes(config, score, shape)
+        images, labels = read_images(images, size)
     else:
         images = as_images(images)
-        size = choose_size(image_size, images.shape[1:])
-        parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
-        images = np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
+        network_size, size = choose_sizes(config, score, images.shape[1:])
+        images = resize(images, size)
     if len(images) < 2:
         raise UsageError(f"Training needs at least two normal images. Received: {len(images)}")
     if labels is not None:
@@ -87,7 +88,13 @@ def collect(images, labels, image_size: int):
             raise UsageError(
                 f"{len(images)} images need as many integer labels. Received: {labels.dtype} {labels.shape}"
             )
-    return images, labels
+    return images, labels, network_size
+
+
+def resize(images, size: int) -> np.ndarray:
+    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`."""
+    parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
+    return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
 
 
 def _is_label(rest) -> bool:

@@ -18,7 +18,7 @@ from mcl_tf.data.sources import Source, load_source
 from mcl_tf.errors import UsageError
 
 _READ_BATCH = 64  # images
-MIN_SIZE, MAX_SIZE = 16, 224  # limits of a side if no image_size is given
+MIN_SIZE, MAX_SIZE, MAX_DETAIL = 16, 224, 256  # limits of a side if none is given; of the network and of the texture
 
 
 def _unwatched(batches, description: str):
@@ -33,6 +33,7 @@ class Task:
     Attributes:
       class_names: names of the classes that the model distinguishes; one in one-class training.
       image_size: side of the network's input in pixels.
+      detail_size: side s of the stored images in pixels.
       train: uint8 [n, s, s, 3], normal images of the train split.
       train_labels: int32 [n], indices into `class_names`.
       test: dataset of (image uint8 [s, s, 3], is_anomaly bool, name string, class name string), the whole test split.
@@ -40,20 +41,25 @@ class Task:
 
     class_names: tuple[str, ...]
     image_size: int
+    detail_size: int
     train: np.ndarray
     train_labels: np.ndarray
     test: tf.data.Dataset
 
 
-def choose_size(image_size: int, shape) -> int:
-    """Return the side of the network's input.
+def choose_sizes(config: DataConfig, score: str, shape) -> tuple[int, int]:
+    """Return the side of the network's input, and the side that images are stored with, which the texture sees.
 
     Args:
-      image_size: the configured side; 0 for the longer side of the images, limited to 16 to 224 pixels.
+      config: `image_size` and `detail_size`; 0 for the longer side of the images within limits.
+      score: "image", "local" or "both"; without a local score, images are stored with the side of the network's input.
       shape: (height, width, ...) of the images, None where unknown.
     """
-    sides = [side or MAX_SIZE for side in shape[:2]]
-    return image_size or int(np.clip(max(sides), MIN_SIZE, MAX_SIZE))
+    side = max(side or MAX_SIZE for side in shape[:2])
+    network = config.image_size or int(np.clip(side, MIN_SIZE, MAX_SIZE))
+    if score == "image":
+        return network, network
+    return network, config.detail_size or int(np.clip(side, MIN_SIZE, MAX_DETAIL))
 
 
 def parse_classes(names, source: Source) -> list[int]:
@@ -82,13 +88,14 @@ def parse_classes(names, source: Source) -> list[int]:
     return chosen
 
 
-def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched) -> Task:
+def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: str = "image") -> Task:
     """Read the training images into memory and prepare the test split as a stream.
 
     Args:
       config: dataset and normal classes.
       data_dir: where TensorFlow Datasets keeps its files.
       watch: function (batches, description) -> batches, for a progress bar.
+      score: "image", "local" or "both", see `choose_sizes`.
 
     Raises:
       UsageError: a class or dataset does not exist, or there would be no anomalies to find. For a folder also: a file
@@ -101,7 +108,7 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched) -> Task
             "Every class is normal, so that the test split has no anomaly. Leave a class out of normal "
             f"or name an anomaly_dataset. Received: {','.join(config.normal)}"
         )
-    size = choose_size(config.image_size, source.image_shape)
+    image_size, size = choose_sizes(config, score, source.image_shape)
     names = [source.class_names[c] for c in normal]
     groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
 
@@ -119,7 +126,8 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched) -> Task
     if other is not None:
         # All images of the other dataset are anomalies, in addition to those of the other classes.
         test = test.concatenate(_test_stream(other, size, []))
-    return Task(tuple(names) if config.labelled else ("+".join(names),), size, images, labels, test)
+    class_names = tuple(names) if config.labelled else ("+".join(names),)
+    return Task(class_names, image_size, size, images, labels, test)
 
 
 def _read_training(source: Source, normal, size: int, watch):

@@ -10,10 +10,8 @@ import subprocess
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from mcl_tf.calibration import promised_rate
 from mcl_tf.errors import UsageError
 from mcl_tf.version import __version__
 
@@ -21,38 +19,38 @@ EXTRA = "assets.extra"  # TensorFlow Serving's folder for files that are not par
 CARD = "model_card.json"
 
 
-def make_card(config, scorer, calibration_scores, class_names, precision: str, metrics=None) -> dict[str, Any]:
+def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
     """Create the card of a detector.
 
     Args:
-      config: its `Config`.
-      scorer: its `SelfEnsembleScorer`.
-      calibration_scores: float [m], scores of held-out normal images.
-      class_names: one name per class.
+      detector: a fitted `AnomalyDetector`.
       precision: type of the network's weights.
       metrics: the results on a test split, e.g. the content of `metrics.json`; None without one.
     """
+    config, scorer = detector.fitted_config_, detector.scorer_
     data, rate = config.data, config.scoring.pass_rate
     return {
         "model": "image anomaly detection by masked contrastive learning and self-ensemble inference",
         "reference": "arXiv:2105.08793",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "dataset": metrics.get("dataset", data.dataset) if metrics else None,
-        "classes": list(class_names),
+        "classes": list(detector.class_names_),
         "labelled": data.labelled,
         "image_size": scorer.image_size,
         "encoder": config.model.encoder,
         "views": scorer.view_count,
         "embedding": config.scoring.embedding,
         "evidence": scorer.evidence,
+        "score": config.scoring.score,
+        "restarts": detector.restarts_,
         "method": config.scoring.method,
         "export_precision": precision,
         "threshold": {
             "value": float(scorer.threshold),
             "set_by": set_by_quantile(rate),
             "quantile": rate,
-            "promised_rate": promised_rate(int(np.size(calibration_scores)), rate),
-            "calibration_images": int(np.size(calibration_scores)),
+            "promised_rate": detector.promised_rate_,
+            "calibration_images": len(detector.calibration_scores_),
         },
         "metrics": metrics,
         "versions": {

@@ -90,16 +90,21 @@ class ServedScorer(tf.keras.Model):
           A dictionary of
             distances: float32 [n, V, C], Mahalanobis distance of every view to every class;
             rotation: int32 [n, V], number of quarter turns counter-clockwise of every view;
-            flipped: bool [n, V], whether the view was flipped left-right before it was turned.
+            flipped: bool [n, V], whether the view was flipped left-right before it was turned;
+            heat_map: float32 [n, s, s], where an image differs from normal ones, with a local score only, see
+              `TextureDescriptor.heat_map`.
         """
         distances = _finite("distances", self.scorer.distances(images))
         count = self.scorer.view_count
         shape = tf.shape(distances)[:2]
-        return {
+        outputs = {
             "distances": distances,
             "rotation": tf.broadcast_to(tf.constant(views.view_rotations(count)), shape),
             "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
         }
+        if self.scorer.texture is not None:
+            outputs["heat_map"] = self.scorer.texture.heat_map(views.prepare(images, self.scorer.image_size))
+        return outputs
 
 
 def to_rgb(images):

@@ -74,15 +74,15 @@ class Trainer:
       config: the configuration.
       images: uint8 [n, s, s, 3].
       labels: int32 [n].
-      directory: where checkpoints are kept; None for no checkpoints.
+      folder: where checkpoints are kept; None for no checkpoints.
     """
 
-    def __init__(self, config: Config, images: np.ndarray, labels: np.ndarray, directory=None):
+    def __init__(self, config: Config, images: np.ndarray, labels: np.ndarray, folder=None):
         self.config = config
         self.images, self.labels = images, labels
         self.strategy = make_strategy(config.run.strategy)
         replicas = self.strategy.num_replicas_in_sync
-        folder = None if directory is None else pathlib.Path(directory) / "checkpoints"
+        folder = None if folder is None else pathlib.Path(folder)
         with self.strategy.scope():
             self.model = build_model(config, images.shape[1])
         self.batch_size = self._choose_batch_size(folder)
