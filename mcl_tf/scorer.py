@@ -17,7 +17,7 @@ from mcl_tf.data import arrays
 from mcl_tf.embeddings import embedding_network
 from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.texture import TextureDescriptor
-from mcl_tf.utils import memory, parallel
+from mcl_tf.utils import compat, memory, parallel
 from mcl_tf.utils.console import tracked
 
 _SHARE = 0.5  # of the free memory that a batch may take
@@ -306,8 +306,7 @@ class SelfEnsembleScorer(tf.keras.Model):
     def _function(self, name, function):
         """Return the function as a graph, which is traced once."""
         if name not in self._functions:
-            signature = [tf.TensorSpec([None, self.image_size, self.image_size, 3], tf.uint8)]
-            self._functions[name] = tf.function(function, input_signature=signature, autograph=False)
+            self._functions[name] = compat.graph(function, [None, self.image_size, self.image_size, 3])
         return self._functions[name]
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.utils import compat
+
 PATCH = 7  # pixels
 SCALES = (1, 4, 16)  # pixels are averaged over blocks of these sides
 _BLUR = 2.0  # standard deviation of the smoothing of a map, in its pixels
@@ -194,9 +196,9 @@ def _blur(places):
     return tf.nn.conv2d(places, kernel[None, :, None, None], 1, "VALID")
 
 
-def _in_batches(function, images, batch_size: int) -> np.ndarray:
-    """Apply a function of tensors to images batch by batch."""
-    signature = [tf.TensorSpec([None, *images.shape[1:]], tf.uint8)]
-    traced = tf.function(function, input_signature=signature, autograph=False)
+def _in_batches(function, images, batch_size: int) -> list[np.ndarray]:
+    """Apply a function from images to a list of tensors, batch by batch."""
+    traced = compat.graph(function, [None, *images.shape[1:]])
     starts = range(0, len(images), batch_size)
-    return np.concatenate([traced(tf.constant(images[start : start + batch_size])).numpy() for start in starts])
+    results = [traced(tf.constant(images[start : start + batch_size])) for start in starts]
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]

@@ -97,3 +97,17 @@ def float16_weights_policy():
             return "float32", "float16"  # compute, variables
 
     return Float16Weights("float32")
+
+
+def graph(function, shape):
+    """Return a function of one uint8 tensor as a graph, traced once.
+
+    Several detectors in one process each have their own; TensorFlow would take that for frequent retracing and warn.
+
+    Args:
+      function: takes the tensor.
+      shape: of the tensor; None for variable dimensions.
+    """
+    traced = tf.function(function, input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+    traced._omit_frequent_tracing_warning = True
+    return traced
