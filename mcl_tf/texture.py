@@ -87,21 +87,21 @@ class TextureDescriptor(tf.keras.layers.Layer):
         self.center.assign(pixels.mean(0))
         self.spread.assign(np.maximum(pixels.std(0), _LEAST_SPREAD))
         rng = np.random.default_rng([seed, *b"texture"])
-        for index, scale in enumerate(self.scales):
-            self._fit_filters(
-                index, _in_batches(lambda x, scale=scale: self._scaled(x, scale), sample, batch_size), rng
-            )
-        for index in range(len(self.scales)):
-            self.place_means[index].assign(tf.zeros_like(self.place_means[index]))
-            self.place_spreads[index].assign(tf.ones_like(self.place_spreads[index]))
-            maps = _in_batches(lambda x, index=index: self._squares_and_map(x, index)[1], sample, batch_size)
-            share = len(maps) / (len(maps) + _PRIOR)
-            mean, variance = maps.mean(0), maps.var(0)
+        scaled = _in_batches(lambda x: [self._scaled(x, scale) for scale in self.scales], sample, batch_size)
+        for index, x in enumerate(scaled):
+            self._fit_filters(index, x, rng)
+        indices = range(len(self.scales))
+        for variable, value in [(v, 0.0) for v in self.place_means] + [(v, 1.0) for v in self.place_spreads]:
+            variable.assign(tf.fill(variable.shape, value))
+        maps = _in_batches(lambda x: [self._squares_and_map(x, index)[1] for index in indices], sample, batch_size)
+        share = len(sample) / (len(sample) + _PRIOR)
+        for index, places in enumerate(maps):
+            mean, variance = places.mean(0), places.var(0)
             self.place_means[index].assign(share * mean + (1.0 - share) * mean.mean())
             self.place_spreads[index].assign(np.sqrt(share * variance + (1.0 - share) * variance.mean()) + 1e-3)
-        self.descriptor_center.assign(tf.zeros_like(self.descriptor_center))
-        self.descriptor_spread.assign(tf.ones_like(self.descriptor_spread))
-        descriptors = _in_batches(self.call, images, batch_size)
+        self.descriptor_center.assign(tf.zeros(self.dimension))
+        self.descriptor_spread.assign(tf.ones(self.dimension))
+        (descriptors,) = _in_batches(lambda x: [self.call(x)], images, batch_size)
         self.descriptor_center.assign(descriptors.mean(0))
         self.descriptor_spread.assign(descriptors.std(0) + 1e-4)
         return (descriptors - self.descriptor_center.numpy()) / self.descriptor_spread.numpy()
