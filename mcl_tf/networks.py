@@ -50,10 +50,12 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
         possible = ", ".join(APPLICATIONS)
         raise UsageError(f"encoder_weights needs one of the encoders {possible}. Received: {config.encoder}")
     if config.encoder in APPLICATIONS:
-        encoder = pretrained.build_application(config.encoder, image_size, config.encoder_weights, seed)
+        encoder = pretrained.build_application(
+            config.encoder, image_size, config.encoder_weights, seed=seed, standardize=config.standardize
+        )
         trained = bool(config.encoder_weights)
     else:
-        encoder, trained = pretrained.load_encoder(config.encoder, image_size), True
+        encoder, trained = pretrained.load_encoder(config.encoder, image_size, standardize=config.standardize), True
     if trained:
         pretrained.freeze_batch_normalization(encoder)
     return encoder

@@ -67,8 +67,9 @@ def load(kind: type, path):
         raise UsageError(f"There is no detector as written by `save` in {path}: {error}") from None
     model = None
     if config.scoring.score != "local":
-        # An encoder from elsewhere lies in the folder, because its own file may be gone. All weights follow below.
-        saved = {"encoder": str(path / ENCODER), "encoder_weights": ""} if (path / ENCODER).exists() else {}
+        # An encoder from elsewhere lies in the folder, because its own file may be gone. It holds its standardization,
+        # and all weights follow below.
+        saved = {"encoder": str(path / ENCODER), "encoder_weights": "", "standardize": False} if (path / ENCODER).exists() else {}
         model = build_model(config.replace(**saved), size)
     texture = TextureDescriptor(detail_size, channels) if channels else None
     scorer = make_scorer(model, config, len(names), texture)

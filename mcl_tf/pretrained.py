@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf.errors import UsageError, one_line
+from mcl_tf.normalization import ImageStandardization
 
 layers = tf.keras.layers
 
@@ -22,10 +23,13 @@ _APPLICATIONS = {
     "convnext_tiny": ("ConvNeXtTiny", None),
 }
 _CAFFE_MEANS = (103.939, 116.779, 123.68)  # of blue, green and red in ImageNet, which Keras' ResNet50 subtracts
+_MEAN, _DEVIATION = 0.45, 0.225  # of the grey levels of ImageNet, roughly
 MIN_SIZE = 32  # pixels; smaller images vanish in the network
 
 
-def build_application(name: str, image_size: int, weights: str, seed: int = 0) -> tf.keras.Model:
+def build_application(
+    name: str, image_size: int, weights: str, *, seed: int = 0, standardize: bool = False
+) -> tf.keras.Model:
     """Build an encoder of `keras.applications`.
 
     Args:
@@ -33,6 +37,7 @@ def build_application(name: str, image_size: int, weights: str, seed: int = 0) -
       image_size: side of the images in pixels, at least 32.
       weights: "imagenet", a file of weights without the classifier, or "" for random weights.
       seed: of random weights.
+      standardize: whether every image gets the mean and contrast that photographs have, see `ImageStandardization`.
 
     Returns:
       A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
@@ -46,10 +51,11 @@ def build_application(name: str, image_size: int, weights: str, seed: int = 0) -
         raise UsageError(f"encoder_weights must be imagenet or a file. Received: {weights}, which does not exist")
     class_name, preprocessing = _APPLICATIONS[name]
     inputs = layers.Input((image_size, image_size, 3))
+    pixels = _standardized(inputs) if standardize else inputs
     if preprocessing == "caffe":
-        pixels = layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEANS])(inputs[..., ::-1])
+        pixels = layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEANS])(pixels[..., ::-1])
     else:
-        pixels = layers.Rescaling(255.0)(inputs)
+        pixels = layers.Rescaling(255.0)(pixels)
     try:
         build = getattr(tf.keras.applications, class_name)
         model = build(include_top=False, weights=weights or None, input_tensor=pixels, pooling="avg")
@@ -64,13 +70,14 @@ def build_application(name: str, image_size: int, weights: str, seed: int = 0) -
     return tf.keras.Model(inputs, model.outputs[0], name="encoder")
 
 
-def load_encoder(path: str, image_size: int) -> tf.keras.Model:
+def load_encoder(path: str, image_size: int, *, standardize: bool = False) -> tf.keras.Model:
     """Load an encoder from a file.
 
     Args:
       path: a Keras model saved as FILE.keras, from images float [n, s, s, 3] in [0, 1] to a vector or several vectors,
         which are normalized and joined. Feature maps are averaged.
       image_size: side of the images in pixels.
+      standardize: whether every image gets the mean and contrast that photographs have, see `ImageStandardization`.
 
     Returns:
       A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
@@ -83,14 +90,14 @@ def load_encoder(path: str, image_size: int) -> tf.keras.Model:
     except Exception as error:  # noqa: BLE001 - a file that is not a model fails in many ways
         raise UsageError(f"The encoder {path} cannot be loaded: {one_line(error, 160)}") from None
     inputs = layers.Input((image_size, image_size, 3))
+    pixels = _standardized(inputs) if standardize else inputs
     try:
         if hasattr(model, "layers") and getattr(model, "inputs", None) and len(model.inputs) == 1:
-            # A copy with sides that are known keeps the layers, and with them the stages, reachable.
-            copy = tf.keras.models.clone_model(model, input_tensors=inputs)
+            # Known sides make the stages known, see `stage_maps`.
+            copy = tf.keras.models.clone_model(model, input_tensors=layers.Input((image_size, image_size, 3)))
             copy.set_weights(model.get_weights())
-            outputs = copy.outputs
-        else:
-            outputs = tf.nest.flatten(model(inputs))
+            model = copy
+        outputs = tf.nest.flatten(model(pixels))
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise UsageError(
             f"The encoder {path} must map images [n, {image_size}, {image_size}, 3] to vectors: {one_line(error, 160)}"
@@ -108,8 +115,14 @@ def load_encoder(path: str, image_size: int) -> tf.keras.Model:
 def freeze_batch_normalization(encoder) -> None:
     """Hold the statistics of batch normalization, which a few similar images would spoil."""
     for layer in encoder.layers:
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
+        if isinstance(layer, tf.keras.Model):
+            freeze_batch_normalization(layer)
+        elif isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
+
+
+def _standardized(inputs):
+    return ImageStandardization(_MEAN, _DEVIATION)(inputs)
 
 
 def _initialize(model, seed: int) -> None:
