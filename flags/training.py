@@ -24,6 +24,7 @@ define(
     weight_decay="L2 penalty on the weights (sgd, lars) or decoupled decay (lamb, adamw).",
     final_learning_rate="Learning rate at the last step as a share of the peak.",
     warmup_epochs="Number of epochs over which the learning rate rises from 0 to its peak; 0 for none.",
+    warmup_steps="Smallest number of optimizer steps of this rise.",
     clip_norm="Maximum global norm of the gradient of the whole batch; larger gradients are scaled down. 0 for no "
     "limit.",
     decay_exclusions="Exclude biases and batch normalization from the weight decay.",

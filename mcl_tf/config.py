@@ -108,6 +108,7 @@ class TrainingConfig:
     weight_decay: float = _number(1e-6, 0.0, 1.0)
     final_learning_rate: float = _number(5e-4, 0.0, 1.0)
     warmup_epochs: float = _number(0.0, 0.0, 1_000_000.0)
+    warmup_steps: int = _integer(0, 0, 2**31 - 1)
     clip_norm: float = _number(0.0, 0.0, 1e9)
     decay_exclusions: bool = _boolean(False)
     ema: float = _number(0.0, 0.0, 0.999999)

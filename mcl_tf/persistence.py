@@ -69,7 +69,9 @@ def load(kind: type, path):
     if config.scoring.score != "local":
         # An encoder from elsewhere lies in the folder, because its own file may be gone. It holds its standardization,
         # and all weights follow below.
-        saved = {"encoder": str(path / ENCODER), "encoder_weights": "", "standardize": False} if (path / ENCODER).exists() else {}
+        saved: dict = {}
+        if (path / ENCODER).exists():
+            saved = {"encoder": str(path / ENCODER), "encoder_weights": "", "standardize": False}
         model = build_model(config.replace(**saved), size)
     texture = TextureDescriptor(detail_size, channels) if channels else None
     scorer = make_scorer(model, config, len(names), texture)

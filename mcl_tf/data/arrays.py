@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
+from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.tasks import choose_sizes, read_images
 from mcl_tf.errors import UsageError
 
@@ -75,10 +76,15 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
             raise UsageError(f"The second part of an element must be an integer label. Received: {spec[1:]}")
         network_size, size = choose_sizes(config, score, shape)
+        if score == "image":
+            sample = images.take(SAMPLE).as_numpy_iterator()
+            warn_of_lost_detail((element[0] if isinstance(element, tuple) else element for element in sample), size)
         images, labels = read_images(images, size)
     else:
         images = as_images(images)
         network_size, size = choose_sizes(config, score, images.shape[1:])
+        if score == "image":
+            warn_of_lost_detail(images, size)
         images = resize(images, size)
     if len(images) < 2:
         raise UsageError(f"Training needs at least two normal images. Received: {len(images)}")

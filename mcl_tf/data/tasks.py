@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
+from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.sources import Source, load_source
 from mcl_tf.errors import UsageError
 
@@ -118,7 +119,7 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
     with contextlib.ExitStack() as stack:
         for part in sources:
             stack.enter_context(part.quiet())
-        images, classes = _read_training(source, normal, size, watch)
+        images, classes = _read_training(source, normal, size, watch, score)
         for part in sources:
             part.check([("test", None)], watch)  # a damaged file would otherwise end the run after its training
     labels = np.array([groups[int(number)] for number in classes], np.int32)
@@ -130,9 +131,11 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
     return Task(class_names, image_size, size, images, labels, test)
 
 
-def _read_training(source: Source, normal, size: int, watch):
+def _read_training(source: Source, normal, size: int, watch, score: str):
     data = source.read("train", normal)
     try:
+        if score == "image":
+            warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
         return read_images(data, size, watch)
     except tf.errors.OpError:
         source.check([("train", normal), ("test", None)], watch)

@@ -94,7 +94,7 @@ def make_schedule(config: TrainingConfig, batch_size: int, total_steps: int, ste
       steps_per_epoch: number of optimizer steps per epoch.
     """
     peak = peak_learning_rate(config) * batch_size * ROTATIONS / REFERENCE_INSTANCES
-    rise = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    rise = min(max(round(config.warmup_epochs * steps_per_epoch), config.warmup_steps), total_steps)
     steps = max(total_steps - rise, 1)
     alpha = config.final_learning_rate
     if not rise:

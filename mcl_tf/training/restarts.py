@@ -60,4 +60,5 @@ def gentler(config: Config) -> Config:
         learning_rate=_GENTLER * optimizers.peak_learning_rate(training),
         clip_norm=min(training.clip_norm or 1.0, 1.0),
         warmup_epochs=max(training.warmup_epochs, 1.0),
+        warmup_steps=max(training.warmup_steps, 15),
     )
