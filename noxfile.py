@@ -44,7 +44,7 @@ def package(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
     (wheel,), (_,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     session.run("python", str(HERE / "tests" / "wheel_contents.py"), str(wheel))
-    # As BUILD.md describes it for those who have TensorFlow: their build, our other requirements, then our package alone.
+    # As BUILD.md describes it for an existing TensorFlow: that build, our other requirements, then our package alone.
     session.install("tensorflow-cpu>=2.21,<2.22", "--requirement", str(HERE / "requirements" / "base.txt"))
     session.install("--no-deps", str(wheel))
     session.chdir(str(dist))

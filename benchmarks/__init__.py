@@ -1,7 +1,12 @@
-"""What is measured, and how to measure it again: `python -m benchmarks`.
+"""Benchmarks of the library: `python -m benchmarks`.
 
-Every row is a ratio of two sides of one run that take turns. A module here has the function `rows`, which yields
-them; `python -m benchmarks --only=step` runs those of `benchmarks/step.py`, each module in a process of its own.
+Every row of the table is a ratio of two sides that are measured alternately in one run. Every module with the function
+`rows` yields some of the rows and runs in a process of its own: `python -m benchmarks --only=step` runs
+`benchmarks/step.py`.
 """
 
-import mcl_tf  # noqa: F401 - before TensorFlow, so that it takes the same kernels as in main.py
+import os
+import platform
+
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # before TensorFlow is imported, as in main.py

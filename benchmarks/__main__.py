@@ -1,8 +1,8 @@
-"""One table of all benchmarks:
+"""Runs benchmarks and prints one table:
 
-python -m benchmarks                        all, about half an hour on two cores
-python -m benchmarks --only=step,loss       some of them
-python -m benchmarks --json=benchmarks.json the same, and as JSON
+python -m benchmarks                         all of them, about half an hour on two cores
+python -m benchmarks --only=step,loss        some of them
+python -m benchmarks --json=benchmarks.json  all of them; also writes the table as JSON
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from importlib import metadata
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from benchmarks.measure import in_a_process, rows_of
+from benchmarks.measure import module_rows, run_in_process
 
-# Name: module, in the order of the table.
+# {name: module}, in the order of the table.
 BENCHMARKS = {
     "step": "step",
-    "convolution": "convolution",
     "loss": "loss",
     "augment": "augment",
     "input": "input",
@@ -41,42 +40,42 @@ BENCHMARKS = {
 
 
 def main() -> int:
-    """Measures, prints and writes; 1 if a benchmark broke, whatever the ratios."""
+    """Run the benchmarks and return the exit code: 1 if one of them failed, whatever the ratios are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", default=",".join(BENCHMARKS), help="names with commas: " + ", ".join(BENCHMARKS))
-    parser.add_argument("--repeats", type=int, default=0, help="rounds of every benchmark; 0 for its own number")
-    parser.add_argument("--json", default="", help="file for the table as JSON")
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="comma-separated names: " + ", ".join(BENCHMARKS))
+    parser.add_argument("--repeats", type=int, default=0, help="rounds per benchmark; 0 for its default")
+    parser.add_argument("--json", default="", help="file for the table in JSON")
     options = parser.parse_args()
     names = options.only.split(",")
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"--only must be of {', '.join(BENCHMARKS)}. Received: {', '.join(unknown)}")
+        parser.error(f"--only must be some of {', '.join(BENCHMARKS)}. Received: {', '.join(unknown)}")
     if options.repeats < 0:
         parser.error(f"--repeats must be at least 0. Received: {options.repeats}")
 
-    facts = machine()
-    print("; ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    environment = describe_environment()
+    print("; ".join(f"{key} {value}" for key, value in environment.items()), flush=True)
     rows, failures = [], {}
     for name in names:
         try:
-            found = in_a_process(rows_of, BENCHMARKS[name], options.repeats)
-        except Exception as error:  # noqa: BLE001 - one that breaks does not cost the others
+            found = run_in_process(module_rows, BENCHMARKS[name], options.repeats)
+        except Exception as error:  # noqa: BLE001 - the others still run
             failures[name] = f"{type(error).__name__}: {error}"
             print(f"{name}: {failures[name]}", file=sys.stderr, flush=True)
             continue
         if isinstance(found, str):
             print(f"{name}: {found}", flush=True)
         rows += found if isinstance(found, list) else []
-    show(rows)
+    print_table(rows)
     if options.json:
         table = [{**dataclasses.asdict(row), "met": row.met} for row in rows]
-        text = json.dumps({"machine": facts, "rows": table, "failures": failures}, indent=2)
+        text = json.dumps({"environment": environment, "rows": table, "failures": failures}, indent=2)
         pathlib.Path(options.json).write_text(text + "\n")
     return 1 if failures else 0
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on and with."""
+def describe_environment() -> dict[str, str]:
+    """Return the commit, the machine and the versions that the measurements belong to."""
     from mcl_tf.export.model_card import commit
 
     processor = platform.processor() or platform.machine()
@@ -94,22 +93,22 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         **versions,
-        "oneDNN": "on" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" else "off or as TensorFlow chooses",
+        "oneDNN": "on" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" else "off, or TensorFlow's default",
     }
 
 
-def show(rows) -> None:
-    """Prints the table."""
+def print_table(rows) -> None:
+    """Print the table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("row", "what", "value", "beside", "unit", "ratio", "aim", "")
+    table = Table("row", "comparison", "value", "reference", "unit", "ratio", "target", "")
     for row in rows:
-        sign = {True: "met", False: "missed", None: ""}[row.met]
-        figures = (f"{row.value:,.4g}", f"{row.reference:,.4g}", row.unit, f"{row.ratio:.3f}")
-        table.add_row(row.name, row.what, *figures, row.aim, sign)
+        result = {True: "met", False: "missed", None: ""}[row.met]
+        numbers = (f"{row.value:,.4g}", f"{row.reference:,.4g}", row.unit, f"{row.ratio:.3f}")
+        table.add_row(row.name, row.comparison, *numbers, row.target, result)
     console = Console()
-    # Files and pipes have no width; the table is as wide as it is.
+    # Files and pipes have no width.
     Console(width=max(console.width, 150) if not console.is_terminal else None).print(table)
 
 

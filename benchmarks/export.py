@@ -1,4 +1,4 @@
-"""`export`: the SavedModel, and `--mode=score` of files with it, against the bare 8-view pass."""
+"""`export`: the SavedModel, and scoring of files with it, compared with the bare pass of the network."""
 
 from __future__ import annotations
 
@@ -8,54 +8,58 @@ import tempfile
 from unittest import mock
 
 from benchmarks import subjects
-from benchmarks.measure import duration, rate, times
+from benchmarks.measure import duration_row, rate_row, time_sides
 
-SIZES = {"small": (1024, 128), "resnet18": (128, 64)}  # pictures, pictures a batch
+SIZES = {"small": (1024, 128), "resnet18": (128, 64)}  # number of images, images per batch
 
 
 def rows(repeats: int = 7):
-    """Yields the rows."""
-    for name, (count, batch) in SIZES.items():
+    """Yield the rows."""
+    for name, (count, batch_size) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            found = times(sides(name, count, batch, pathlib.Path(folder)), repeats)
-        for side, title in (("signature", "serving_default"), ("files", "--mode=score of PNG files")):
-            what = f"{title} / bare forward pass of 8 views"
-            yield rate(f"{side} {name}", what, found, side, "bare", count, "pictures/s", at_least=0.9)
-        what = "one picture through serving_default / bare forward pass of its 8 views"
-        yield duration(f"latency {name}", what, found, "one", "bare one", calls=10, at_most=1.15)
+            seconds = time_sides(sides(name, count, batch_size, pathlib.Path(folder)), repeats)
+        for side, title in (("signature", "serving_default"), ("files", "score_files with PNG files")):
+            comparison = f"{title} / bare forward pass of 8 views"
+            yield rate_row(f"{side} {name}", comparison, seconds, side, "bare", count, "images/s", at_least=0.9)
+        comparison = "one image through serving_default / bare forward pass of its 8 views"
+        yield duration_row(f"latency {name}", comparison, seconds, "one", "bare one", calls=10, at_most=1.15)
 
 
-def sides(name, count, batch, folder):
-    """The exported model in batches, from files, and with one picture; and the bare passes beside them."""
+def sides(name: str, count: int, batch_size: int, folder: pathlib.Path):
+    """Return the exported model on batches, on files and on one image, and the bare passes for comparison.
+
+    Args:
+      name: the name of the configuration.
+      count: the number of images.
+      batch_size: the number of images per batch.
+      folder: for the SavedModel and the files.
+    """
     import tensorflow as tf
 
     from mcl_tf import file_scoring
 
-    detector, pictures = subjects.untrained_detector(name), subjects.pictures(count)
+    detector, images = subjects.untrained_detector(name), subjects.random_images(count)
     detector.export(folder / "1")
-    for place, picture in enumerate(pictures):
-        tf.io.write_file(str(folder / f"pictures/{place:05}.png"), tf.io.encode_png(picture))
+    for index, image in enumerate(images):
+        tf.io.write_file(str(folder / f"images/{index:05}.png"), tf.io.encode_png(image))
     bare = subjects.bare_forward(detector.scorer_.network)
     scorer = file_scoring.load_scorer(folder / "1")
-    config = detector.config.replace(
-        saved_model=str(folder / "1"), images=str(folder / "pictures"), scoring_batch_size=batch
-    )
-    views = tf.random.stateless_uniform((batch * 8, subjects.SIDE, subjects.SIDE, 3), [0, 1])
-    batches = [tf.constant(pictures[start : start + batch]) for start in range(0, count, batch)]
+    views = tf.random.stateless_uniform((batch_size * 8, subjects.SIZE, subjects.SIZE, 3), [0, 1])
+    batches = [tf.constant(images[start : start + batch_size]) for start in range(0, count, batch_size)]
 
     def score_files():
         output = folder / "scores.csv"
         output.unlink(missing_ok=True)
-        # Loading is once, whatever the number of pictures.
+        # Loading takes the same time whatever the number of images.
         with mock.patch.object(file_scoring, "load_scorer", return_value=scorer):
-            file_scoring.score_files(config.replace(output=str(output)))
+            file_scoring.score_files(folder / "1", folder / "images", output, batch_size=batch_size)
 
-    def repeat(times_, call):
-        for _ in range(times_):
+    def repeat(number, call):
+        for _ in range(number):
             call().numpy()
 
     return {
-        "signature": lambda: [scorer(images=images)["score"].numpy() for images in batches],
+        "signature": lambda: [scorer(images=batch)["score"].numpy() for batch in batches],
         "files": score_files,
         "bare": functools.partial(repeat, len(batches), lambda: bare(views)),
         "one": functools.partial(repeat, 10, lambda: scorer(images=batches[0][:1])["score"]),

@@ -1,8 +1,8 @@
-"""`input`: pictures a second that come in from memory, TensorFlow Datasets' records and a folder.
+"""`input`: the rates at which images come from memory, from the records of TensorFlow Datasets and from a folder.
 
-Training batches from memory stand against the rate at which the training step of `small`, the fastest encoder,
-takes pictures; reading a training set against a bare `tf.data` map of the decoder over the same bytes in memory,
-which keeps all cores busy. `tf.data` counts without handing the pictures over to Python.
+Training batches from memory are compared with the rate at which the training step of `small`, the fastest encoder,
+takes images. Reading of a training set is compared with a bare `tf.data` map of the decoder over the same bytes in
+memory, which keeps all cores busy and passes no image to Python.
 """
 
 from __future__ import annotations
@@ -11,100 +11,94 @@ import pathlib
 import tempfile
 
 from benchmarks import step, subjects
-from benchmarks.measure import Row, rate, times
+from benchmarks.measure import Row, rate_row, time_sides
 
 CLASSES = 10
-NEEDED = 50_000  # pictures a second from memory
-BATCHES, RECORDS, FILES, FILE_SIDE = 300, 4000, 2400, 224
+REQUIRED = 50_000  # images per second from memory
+BATCHES, RECORDS, FILES, FILE_SIZE = 300, 4000, 2400, 224
 
 
 def rows(repeats: int = 5):
-    """Yields the rows."""
-    yield from memory(repeats)
+    """Yield the rows."""
+    yield from memory_rows(repeats)
     with tempfile.TemporaryDirectory() as directory:
-        found = times(records(directory), repeats)
-    what = "reading records / bare decoding of their PNG"
-    yield rate("input records", what, found, "read", "decode", RECORDS, "pictures/s")
+        seconds = time_sides(record_sides(directory), repeats)
+    comparison = "reading of records / bare decoding of their PNG"
+    yield rate_row("input records", comparison, seconds, "read", "decode", RECORDS, "images/s")
     with tempfile.TemporaryDirectory() as directory:
-        found = times(folder(pathlib.Path(directory)), repeats)
-    for side, title in (("read", "at the network's size"), ("resized", "twice as large")):
-        what = f"reading a folder of JPEG {title} / bare decoding"
-        yield rate(f"input folder {side}", what, found, side, "decode", FILES, "pictures/s")
+        seconds = time_sides(folder_sides(pathlib.Path(directory)), repeats)
+    for side, title in (("read", "at the network's size"), ("resized", "of twice that size")):
+        comparison = f"reading of a folder of JPEG {title} / bare decoding"
+        yield rate_row(f"input folder {side}", comparison, seconds, side, "decode", FILES, "images/s")
 
 
-def memory(repeats: int):
-    """Batches from memory, shuffled and balanced, against the step, and against the pictures asked for."""
+def memory_rows(repeats: int):
+    """Yield rows of shuffled and balanced batches from memory, compared with the step and with the required rate."""
     import numpy as np
 
     from mcl_tf.data.batches import training_batches
 
     config = subjects.configuration("small")
     batch_size = config.training.batch_size
-    pictures = subjects.pictures(CLASSES * 500)
-    labels = np.arange(len(pictures)) % CLASSES
+    images = subjects.random_images(CLASSES * 500)
+    labels = np.arange(len(images)) % CLASSES
     sides = {"step": step.sides(config)[0]}
     for balanced in (False, True):
-        batches = training_batches(pictures, labels, batch_size, 0, balanced=balanced).take(BATCHES)
+        batches = training_batches(images, labels, batch_size, 0, balanced=balanced).take(BATCHES)
         sides["balanced" if balanced else "shuffled"] = lambda batches=batches: drain(batches)
-    found = times(sides, repeats)
+    seconds = time_sides(sides, repeats)
     for side in ("shuffled", "balanced"):
-        taken = rate("", "", found, side, "step", batch_size, "")
-        # A run of the pipeline has so many batches, one of the step has one.
-        made = taken.value * BATCHES
-        yield Row(
-            f"input {side}",
-            "batches from memory / pictures that the step takes",
-            made,
-            taken.reference,
-            "pictures/s",
-            made / taken.reference,
-        )
-        what = "batches from memory / pictures that are asked for"
-        yield Row(f"input {side} rate", what, made, NEEDED, "pictures/s", made / NEEDED, at_least=1.0)
+        row = rate_row("", "", seconds, side, "step", batch_size, "")
+        # A round of the pipeline makes so many batches, a round of the step takes one.
+        rate, taken = row.value * BATCHES, row.reference
+        comparison = "batches from memory / images that the step takes"
+        yield Row(f"input {side}", comparison, rate, taken, "images/s", rate / taken)
+        comparison = "batches from memory / required rate"
+        yield Row(f"input {side} rate", comparison, rate, REQUIRED, "images/s", rate / REQUIRED, at_least=1.0)
 
 
 def drain(dataset) -> int:
-    """The number of elements, each made and dropped."""
+    """Produce all elements of a dataset, drop them and return their number."""
     import numpy as np
 
     return int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
 
 
-def records(directory: str):
-    """A training set of TensorFlow Datasets, PNG in records as cifar10's: read, and its bytes decoded."""
+def record_sides(directory: str):
+    """Return sides: reading of a training set of TensorFlow Datasets, PNG in records, and decoding of its bytes."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from mcl_tf.data.sources import load_source
-    from mcl_tf.data.tasks import read_pictures
+    from mcl_tf.data.tasks import read_images
 
     write_records(directory)
-    source = load_source("benchmark_pictures", directory)
+    source = load_source("benchmark_images", directory)
     raw = {"image": tfds.decode.SkipDecoding()}
-    data = tfds.load("benchmark_pictures", split="train", data_dir=directory, decoders=raw)
+    data = tfds.load("benchmark_images", split="train", data_dir=directory, decoders=raw)
     encoded = tf.data.Dataset.from_tensor_slices([example["image"] for example in data.as_numpy_iterator()])
     decoded = encoded.map(tf.io.decode_png, tf.data.AUTOTUNE)
     return {
-        "read": lambda: len(read_pictures(source.read("train"), subjects.SIDE)[0]),
+        "read": lambda: len(read_images(source.read("train"), subjects.SIZE)[0]),
         "decode": lambda: drain(decoded),
     }
 
 
 def write_records(directory: str) -> None:
-    """Prepares a set of TensorFlow Datasets, `benchmark_pictures`."""
+    """Prepare a dataset of TensorFlow Datasets, `benchmark_images`."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    side = subjects.SIDE
+    size = subjects.SIZE
     with tfds.core.registered.skip_registration():
 
-        class BenchmarkPictures(tfds.core.GeneratorBasedBuilder):
-            """Smooth pictures."""
+        class BenchmarkImages(tfds.core.GeneratorBasedBuilder):
+            """Smooth images."""
 
             VERSION = tfds.core.Version("1.0.0")
 
             def _info(self):
-                image = tfds.features.Image(shape=(side, side, 3))
+                image = tfds.features.Image(shape=(size, size, 3))
                 label = tfds.features.ClassLabel(num_classes=CLASSES)
                 features = tfds.features.FeaturesDict({"image": image, "label": label})
                 return tfds.core.DatasetInfo(builder=self, features=features)
@@ -113,41 +107,42 @@ def write_records(directory: str) -> None:
                 return {"train": self._generate_examples(RECORDS), "test": self._generate_examples(1)}
 
             def _generate_examples(self, count):
-                for place, picture in enumerate(smooth_pictures(count, side)):
-                    yield place, {"image": picture, "label": place % CLASSES}
+                for index, image in enumerate(smooth_images(count, size)):
+                    yield index, {"image": image, "label": index % CLASSES}
 
-    BenchmarkPictures(data_dir=directory).download_and_prepare()
+    BenchmarkImages(data_dir=directory).download_and_prepare()
 
 
-def smooth_pictures(count: int, side: int, different: int = 64):
-    """`count` pictures, smooth with some noise, as photographs are, of which so many are different."""
+def smooth_images(count: int, size: int, different: int = 64):
+    """Yield smooth images with some noise, like photographs, of which the first `different` ones are repeated."""
     import numpy as np
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    rough = rng.uniform(0, 255, (min(count, different), 8, 8, 3)).astype(np.float32)
-    smooth = tf.image.resize(rough, (side, side)).numpy()
-    pictures = np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
-    return (pictures[place % len(pictures)] for place in range(count))
+    coarse = rng.uniform(0, 255, (min(count, different), 8, 8, 3)).astype(np.float32)
+    smooth = tf.image.resize(coarse, (size, size)).numpy()
+    images = np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+    for index in range(count):
+        yield images[index % len(images)]
 
 
-def folder(directory: pathlib.Path):
-    """A folder of JPEG files: read at their size, read at half of it, and their bytes decoded."""
+def folder_sides(directory: pathlib.Path):
+    """Return sides: reading of a folder of JPEG files at their size and at half of it, and decoding of their bytes."""
     import tensorflow as tf
 
-    from mcl_tf.data.folders import Folder
-    from mcl_tf.data.tasks import read_pictures
+    from mcl_tf.data.sources import FolderSource
+    from mcl_tf.data.tasks import read_images
 
     encoded = []
-    place_of_files = directory / "train" / "good"
-    place_of_files.mkdir(parents=True)
-    for place, picture in enumerate(smooth_pictures(FILES, FILE_SIDE)):
-        encoded.append(tf.io.encode_jpeg(picture).numpy())
-        (place_of_files / f"{place:06}.jpg").write_bytes(encoded[-1])
-    source = Folder(str(directory), ("train",))
+    folder = directory / "train" / "good"
+    folder.mkdir(parents=True)
+    for index, image in enumerate(smooth_images(FILES, FILE_SIZE)):
+        encoded.append(tf.io.encode_jpeg(image).numpy())
+        (folder / f"{index:06}.jpg").write_bytes(encoded[-1])
+    source = FolderSource(str(directory), ("train",))
     decoded = tf.data.Dataset.from_tensor_slices(encoded).map(tf.io.decode_jpeg, tf.data.AUTOTUNE)
     return {
-        "read": lambda: len(read_pictures(source.read("train"), FILE_SIDE)[0]),
-        "resized": lambda: len(read_pictures(source.read("train"), FILE_SIDE // 2)[0]),
+        "read": lambda: len(read_images(source.read("train"), FILE_SIZE)[0]),
+        "resized": lambda: len(read_images(source.read("train"), FILE_SIZE // 2)[0]),
         "decode": lambda: drain(decoded),
     }

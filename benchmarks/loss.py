@@ -1,26 +1,30 @@
-"""`loss`: both losses with their gradient against one product of similarities with its gradient, D = 128."""
+"""`loss`: both losses with their gradient, compared with one product of similarities and its gradient, D = 128."""
 
 from __future__ import annotations
 
-from benchmarks.measure import duration, times
+import functools
+
+from benchmarks.measure import duration_row, time_sides
 
 VIEWS = (512, 2048, 8192)
 DIMENSION = 128
 
 
 def rows(repeats: int = 9):
-    """Yields the rows."""
+    """Yield the rows."""
     for views in VIEWS:
-        found = times(dict(zip(("loss", "product"), sides(views), strict=True)), repeats)
-        aim = {"at_most": 4.0} if views == 2048 else {}
-        what = "both losses and gradient / one similarity product and gradient"
-        yield duration(f"loss {views} views", what, found, "loss", "product", **aim)
+        seconds = time_sides(dict(zip(("loss", "product"), sides(views), strict=True)), repeats)
+        target = {"at_most": 4.0} if views == 2048 else {}
+        comparison = "both losses and gradient / one similarity product and gradient"
+        yield duration_row(f"loss {views} views", comparison, seconds, "loss", "product", **target)
 
 
 def both_losses(views: int, block_size: int = 0):
-    """A function of random projections that gives both losses' sum and its gradient, and the projections.
+    """Return a function of projections that computes the sum of both losses and its gradient, and random projections.
 
-    With `block_size`, the losses are computed in blocks of so many anchors.
+    Args:
+      views: the number of views.
+      block_size: the number of anchors per block of the loss; 0 computes all at once.
     """
     import tensorflow as tf
 
@@ -30,27 +34,25 @@ def both_losses(views: int, block_size: int = 0):
     x = tf.random.stateless_normal([2, instances, DIMENSION], [0, 1])
     labels, rotations = tf.zeros([instances], tf.int32), tf.range(instances) % 4
     partners = losses.sample_partners(labels, rotations, [0, 1])
-    facts = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2}
-    compute = losses.anchor_losses
-    if block_size:
-        compute, facts["block_size"] = blocked_losses.anchor_losses, block_size
+    per_anchor = functools.partial(blocked_losses.anchor_losses, block_size=block_size) if block_size else None
+    options = {"alpha": 0.05, "beta": 5.0, "temperature": 0.2, "per_anchor": per_anchor}
 
     @tf.function(autograph=False)
-    def both(x):
+    def compute(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            ccm, spa = compute(losses.normalize(x), labels, rotations, partners, **facts)
-            loss = tf.reduce_mean(ccm) + tf.reduce_mean(spa)
+            ccm, spa = losses.contrastive_losses(x, labels, rotations, partners, **options)
+            loss = ccm + spa
         return loss, tape.gradient(loss, x)
 
-    return both, x
+    return compute, x
 
 
 def sides(views: int):
-    """(losses with gradient, product with gradient) of random projections."""
+    """Return (losses with gradient, product with gradient) of random projections."""
     import tensorflow as tf
 
-    both, x = both_losses(views)
+    compute, x = both_losses(views)
     cotangent = tf.random.stateless_normal([views, views], [0, 2])
 
     @tf.function(autograph=False)
@@ -61,4 +63,4 @@ def sides(views: int):
             similarity = tf.matmul(z, z, transpose_b=True)
         return similarity[0], tape.gradient(similarity, x, output_gradients=cotangent)
 
-    return lambda: both(x)[1].numpy(), lambda: product(x)[1].numpy()
+    return lambda: compute(x)[1].numpy(), lambda: product(x)[1].numpy()

@@ -1,4 +1,4 @@
-"""Rows of the table, and the timing of sides that take turns."""
+"""The rows of the table, and the timing of sides that take turns."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Two sides and their ratio.
+    """A comparison of two sides.
 
     Attributes:
       name: short, with the size.
-      what: what is set against what.
-      value, reference: the two sides' figures.
-      unit: theirs.
-      ratio: value / reference, taken turn by turn.
-      at_most, at_least: what the ratio should be; None where there is no aim.
+      comparison: what is divided by what.
+      value: the measurement.
+      reference: the measurement that it is compared with.
+      unit: the unit of both.
+      ratio: value / reference, the median over the rounds.
+      at_most: the largest ratio that meets the target; None for no such target.
+      at_least: the smallest ratio that meets the target; None for no such target.
     """
 
     name: str
-    what: str
+    comparison: str
     value: float
     reference: float
     unit: str
@@ -38,72 +40,111 @@ class Row:
     at_least: float | None = None
 
     @property
-    def aim(self) -> str:
-        """The aim in words; empty if there is none."""
+    def target(self) -> str:
+        """The target as text; empty if there is none."""
         if self.at_most is not None:
             return f"at most {self.at_most:g}"
         return f"at least {self.at_least:g}" if self.at_least is not None else ""
 
     @property
     def met(self) -> bool | None:
-        """Whether the ratio is as it should be; None if there is no aim."""
+        """Whether the ratio meets the target; None if there is none."""
         if self.at_most is not None:
             return self.ratio <= self.at_most
         return self.ratio >= self.at_least if self.at_least is not None else None
 
 
-def times(sides: dict[str, Callable], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of every side in every round; all sides take turns within a round, in one order and the other."""
-    found: dict[str, list[float]] = {side: [] for side in sides}
+def time_sides(sides: dict[str, Callable], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Measure the seconds of every side in every round; the sides of a round take turns, in alternating order.
+
+    Args:
+      sides: {name: function without arguments}.
+      repeats: the number of rounds.
+      warm_up: the number of rounds before them that are not measured, because they trace and fill caches.
+
+    Returns:
+      {name: seconds of every round}.
+    """
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     gc.collect()
-    gc.disable()  # a collection empties the caches for the side that happens to come next
+    gc.disable()  # a collection would empty the caches for the side that happens to follow
     try:
-        for round_ in range(warm_up + repeats):
-            order = list(sides) if round_ % 2 else list(sides)[::-1]
-            for side in order:
+        for index in range(warm_up + repeats):
+            for side in list(sides) if index % 2 else list(sides)[::-1]:
                 start = time.perf_counter()
                 sides[side]()
-                if round_ >= warm_up:  # the first rounds trace and fill caches
-                    found[side].append(time.perf_counter() - start)
+                if index >= warm_up:
+                    seconds[side].append(time.perf_counter() - start)
     finally:
         gc.enable()
-    return found
+    return seconds
 
 
-def duration(name: str, what: str, found, side: str, reference: str, calls: int = 1, **aim) -> Row:
-    """A row of durations in ms; the ratio is the median of the rounds' own, so that a slow minute meets both."""
-    value, beside = (statistics.median(found[key]) * 1000 / calls for key in (side, reference))
-    return Row(name, what, value, beside, "ms", _ratio(found[side], found[reference]), **aim)
+def duration_row(name: str, comparison: str, seconds, side: str, reference: str, calls: int = 1, **target) -> Row:
+    """Return a row of durations in ms.
+
+    The ratio is the median of the rounds' ratios, because a slow minute of the machine slows down both sides.
+
+    Args:
+      name: see `Row`.
+      comparison: see `Row`.
+      seconds: the result of `time_sides`.
+      side: the name of the side.
+      reference: the name of the side that it is compared with.
+      calls: the number of calls per round.
+      **target: `at_most` or `at_least`, see `Row`.
+    """
+    value, other = (statistics.median(seconds[key]) * 1000 / calls for key in (side, reference))
+    return Row(name, comparison, value, other, "ms", _ratio(seconds[side], seconds[reference]), **target)
 
 
-def rate(name: str, what: str, found, side: str, reference: str, count: int, unit: str, **aim) -> Row:
-    """A row of things a second, of which every call handled `count`."""
-    value, beside = (count / statistics.median(found[key]) for key in (side, reference))
-    return Row(name, what, value, beside, unit, _ratio(found[reference], found[side]), **aim)
+def rate_row(name: str, comparison: str, seconds, side: str, reference: str, count: int, unit: str, **target) -> Row:
+    """Return a row of rates.
+
+    Args:
+      name: see `Row`.
+      comparison: see `Row`.
+      seconds: the result of `time_sides`.
+      side: the name of the side.
+      reference: the name of the side that it is compared with.
+      count: the number of images or views per round.
+      unit: the unit of the rate, e.g. "images/s".
+      **target: `at_most` or `at_least`, see `Row`.
+    """
+    value, other = (count / statistics.median(seconds[key]) for key in (side, reference))
+    return Row(name, comparison, value, other, unit, _ratio(seconds[reference], seconds[side]), **target)
 
 
 def _ratio(values, references) -> float:
     return statistics.median(v / r for v, r in zip(values, references, strict=True))
 
 
-def in_a_process(function: Callable, *arguments):
-    """What a function gives in a new process, whose memory and devices are its own."""
+def run_in_process(function: Callable, *arguments):
+    """Run a function in a new process, with memory and devices of its own, and return its result."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def rows_of(name: str, repeats: int) -> list[Row] | str:
-    """The rows of a module of benchmarks, or the reason why there are none; `repeats` 0 for its own number."""
+def module_rows(name: str, repeats: int) -> list[Row] | str:
+    """Run a module of benchmarks.
+
+    Args:
+      name: the name of the module.
+      repeats: the number of rounds; 0 for the module's default.
+
+    Returns:
+      Its rows, or the reason why there are none.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
-    found: list[Row] = []
+    rows: list[Row] = []
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
             for row in module.rows(**({"repeats": repeats} if repeats else {})):
                 print(f"  {row.name}: {row.ratio:.3f}", file=sys.stderr, flush=True)
-                found.append(row)
+                rows.append(row)
     except RuntimeError as error:
-        if not found:
+        if not rows:
             return str(error)
         raise
-    return found
+    return rows

@@ -1,7 +1,7 @@
-"""`memory`: peak resident memory, every side in a process of its own.
+"""`memory`: peak resident memory, with every side in a process of its own.
 
-Of the loss in blocks against the loss at once; of a training step against the bare encoder's pass; of scoring a
-hundred thousand pictures against a thousand, which should be the same.
+The loss in blocks is compared with the loss at once, a training step with the bare pass of the encoder, and scoring of
+a hundred thousand images with scoring of a thousand, which should take the same memory.
 """
 
 from __future__ import annotations
@@ -9,42 +9,43 @@ from __future__ import annotations
 import resource
 
 from benchmarks import loss, step, subjects
-from benchmarks.measure import Row, in_a_process
+from benchmarks.measure import Row, run_in_process
 
-VIEWS, BLOCK = 16384, 512
-PICTURES = (1_000, 100_000)
+VIEWS, BLOCK_SIZE = 16384, 512
+IMAGES = (1_000, 100_000)
 
 
 def rows(repeats: int = 1):
-    """Yields the rows."""
-    dense, blocks = (in_a_process(of_loss, block) for block in (0, BLOCK))
-    what = f"loss and gradient, {VIEWS} views: blocks of {BLOCK} anchors / all at once"
-    yield Row("memory loss", what, blocks, dense, "MiB", blocks / dense, at_most=0.25)
+    """Yield the rows."""
+    del repeats  # peaks vary little
+    dense, blocked = (run_in_process(loss_memory, size) for size in (0, BLOCK_SIZE))
+    comparison = f"loss and gradient, {VIEWS} views: blocks of {BLOCK_SIZE} anchors / all at once"
+    yield Row("memory loss", comparison, blocked, dense, "MiB", blocked / dense, at_most=0.25)
     for name in ("small", "resnet18"):
-        whole, bare = (in_a_process(of_step, name, side) for side in (0, 1))
-        what = "training step / encoder alone, beyond the start"
-        yield Row(f"memory step {name}", what, whole, bare, "MiB", whole / bare)
-    few, many = (in_a_process(of_scoring, count) for count in PICTURES)
-    what = f"scoring {PICTURES[1]:,} pictures / {PICTURES[0]:,}, the whole process"
-    yield Row("memory score", what, many, few, "MiB", many / few, at_most=1.1)
+        whole, bare = (run_in_process(step_memory, name, side) for side in (0, 1))
+        comparison = "training step / encoder alone, beyond the start"
+        yield Row(f"memory step {name}", comparison, whole, bare, "MiB", whole / bare)
+    few, many = (run_in_process(scoring_memory, count) for count in IMAGES)
+    comparison = f"scoring {IMAGES[1]:,} images / {IMAGES[0]:,}, the whole process"
+    yield Row("memory score", comparison, many, few, "MiB", many / few, at_most=1.1)
 
 
 def peak() -> float:
-    """The process's largest resident memory so far, MiB."""
+    """Return the peak of the resident memory of the process so far in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def of_loss(block_size: int) -> float:
-    """MiB of loss and gradient beyond the start; `block_size` 0 for all at once."""
-    both, x = loss.both_losses(VIEWS, block_size)
-    both.get_concrete_function(x)
+def loss_memory(block_size: int) -> float:
+    """Return the MiB of loss and gradient beyond the start; `block_size` 0 computes all at once."""
+    compute, x = loss.both_losses(VIEWS, block_size)
+    compute.get_concrete_function(x)
     before = peak()
-    both(x)[1].numpy()
+    compute(x)[1].numpy()
     return peak() - before
 
 
-def of_step(name: str, side: int) -> float:
-    """MiB of a few training steps (side 0) or of the bare passes (side 1) beyond the start."""
+def step_memory(name: str, side: int) -> float:
+    """Return the MiB of some training steps (side 0) or of the bare passes (side 1) beyond the start."""
     call = step.sides(subjects.configuration(name))[side]
     before = peak()
     for _ in range(4):
@@ -52,12 +53,12 @@ def of_step(name: str, side: int) -> float:
     return peak() - before
 
 
-def of_scoring(count: int) -> float:
-    """MiB of a process that scores so many pictures from a stream."""
+def scoring_memory(count: int) -> float:
+    """Return the MiB of a process that scores a stream of images."""
     import tensorflow as tf
 
     detector = subjects.untrained_detector("small")
-    picture = tf.constant(subjects.pictures(1)[0])
-    scores = detector.decision_function(tf.data.Dataset.from_tensors(picture).repeat(count))
+    image = tf.constant(subjects.random_images(1)[0])
+    scores = detector.decision_function(tf.data.Dataset.from_tensors(image).repeat(count))
     assert len(scores) == count
     return peak()

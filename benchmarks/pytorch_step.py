@@ -1,7 +1,7 @@
-"""The training step of the benchmark in plain PyTorch, the same work: a peer to measure against, nothing more.
+"""The training step in plain PyTorch, with the same work as that of the library: a reference to measure against.
 
-ResNet-18 for small pictures (channels_last), four rotations, two augmented views, projection head, both losses of
-the paper (arXiv:2105.08793, section 3), momentum SGD.
+ResNet-18 for small images (channels_last), four rotations, two augmented views, projection head, both losses of the
+paper (arXiv:2105.08793, section 3), momentum SGD.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from torch import nn
 from torch.nn import functional
 
 
-def serve(connection, batch_size: int, side: int, hidden: int, dimension: int) -> None:
-    """Takes a training step for every message and answers with its seconds."""
+def serve(connection, batch_size: int, size: int, hidden: int, dimension: int) -> None:
+    """Run a training step per message and reply with its seconds."""
     torch.manual_seed(0)
-    step = make_step(batch_size, side, hidden, dimension)
+    step = make_step(batch_size, size, hidden, dimension)
     while connection.recv():
         start = time.perf_counter()
         step()
         connection.send(time.perf_counter() - start)
 
 
-def make_step(batch_size: int, side: int, hidden: int, dimension: int):
-    """A function that trains on one batch and gives the loss."""
+def make_step(batch_size: int, size: int, hidden: int, dimension: int):
+    """Return a function that trains on one batch and returns the loss."""
     encoder = ResNet18().to(memory_format=torch.channels_last)
     head = nn.Sequential(nn.Linear(512, hidden), nn.ReLU(), nn.Linear(hidden, dimension))
     weights = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(weights, 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    shape = (batch_size, 3, side, side)
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    shape = (batch_size, 3, size, size)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     labels = torch.zeros(batch_size * 4, dtype=torch.long)
 
     def step() -> float:
-        upright = pictures.float() / 255.0
+        upright = images.float() / 255.0
         instances = torch.stack([torch.rot90(upright, k, (2, 3)) for k in range(4)], 1).flatten(0, 1)
         rotations = torch.arange(4).repeat(batch_size)
         views = torch.cat([augment(instances, rotations), augment(instances, rotations)])
@@ -51,7 +51,13 @@ def make_step(batch_size: int, side: int, hidden: int, dimension: int):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut.
+
+    Args:
+      channels_in: the number of input channels.
+      channels: the number of output channels.
+      stride: the stride of the first convolution.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -68,11 +74,12 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
     def forward(self, x):
+        """Apply the block to x [n, channels_in, h, w]."""
         return functional.relu(self.body(x) + self.shortcut(x), inplace=True)
 
 
 class ResNet18(nn.Module):
-    """[n, 3, s, s] -> [n, 512]."""
+    """Encoder [n, 3, s, s] -> [n, 512]."""
 
     def __init__(self):
         super().__init__()
@@ -84,11 +91,12 @@ class ResNet18(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
+        """Embed images."""
         return self.layers(x).mean((2, 3))
 
 
 def augment(images, rotations):
-    """Flip, random resized crop, colour jitter and greyscale of pictures [n, 3, s, s], drawn for each."""
+    """Apply flip, random resized crop, colour jitter and greyscale to images [n, 3, s, s], drawn per image."""
     n = len(images)
     area = 0.08 + 0.92 * torch.rand(n)
     aspect = torch.exp((2.0 * torch.rand(n) - 1.0) * math.log(4.0 / 3.0))
@@ -104,12 +112,12 @@ def augment(images, rotations):
     jitter = (torch.rand(n) < 0.8).float()
     factors = 1.0 + (2.0 * torch.rand(3, n) - 1.0) * 0.4 * jitter
     brightness, contrast, saturation = factors.view(3, n, 1, 1, 1)
-    for turn in torch.randperm(4).tolist():
-        if turn == 0:
+    for operation in torch.randperm(4).tolist():
+        if operation == 0:
             images = images * brightness
-        elif turn == 1:
+        elif operation == 1:
             images = contrast * images + (1.0 - contrast) * luma(images).mean((1, 2, 3), keepdim=True)
-        elif turn == 2:
+        elif operation == 2:
             images = saturation * images + (1.0 - saturation) * luma(images)
         else:
             images = shift_hue(images, ((2.0 * torch.rand(n) - 1.0) * 0.1 * jitter).view(n, 1, 1))
@@ -118,13 +126,13 @@ def augment(images, rotations):
 
 
 def luma(images):
-    """[n, 3, s, s] -> [n, 1, s, s]."""
+    """Return the luma [n, 1, s, s] of images [n, 3, s, s]."""
     red, green, blue = images.unbind(1)
     return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
 
 
 def shift_hue(images, shift):
-    """HSV's hue turned by `shift` [n, 1, 1] of the circle."""
+    """Shift the hue of HSV by `shift` [n, 1, 1] colour circles."""
     red, green, blue = images.unbind(1)
     value, lowest = images.amax(1), images.amin(1)
     chroma = value - lowest
@@ -135,34 +143,34 @@ def shift_hue(images, shift):
         torch.where(value == green, 2.0 + (blue - red) * scale, 4.0 + (red - green) * scale),
     )
     hue = hue + 6.0 * shift
-    turned = []
+    shifted = []
     for offset in (5.0, 3.0, 1.0):
         sextant = torch.remainder(hue + offset, 6.0)
-        turned.append(value - chroma * torch.minimum(sextant, 4.0 - sextant).clamp(0.0, 1.0))
-    return torch.stack(turned, 1)
+        shifted.append(value - chroma * torch.minimum(sextant, 4.0 - sextant).clamp(0.0, 1.0))
+    return torch.stack(shifted, 1)
 
 
 def losses(z, labels, rotations, alpha: float = 0.05, beta: float = 5.0, temperature: float = 0.2):
-    """Both losses of normalised projections [2 N, D], first views, then second; vectorised, by autograd."""
+    """Compute the sum of both losses of normalized projections [2 N, D]: first views, then second views."""
     n = len(labels)
     labels, rotations = labels.repeat(2), rotations.repeat(2)
     group = labels * 4 + rotations
-    place = torch.arange(2 * n)
+    index = torch.arange(2 * n)
     similarity = (z @ z.T).clamp(min=1e-7)
     same_class, same_rotation = labels[:, None] == labels, rotations[:, None] == rotations
-    same_instance = place[:, None] % n == place % n
+    same_instance = index[:, None] % n == index % n
     factor = torch.where(same_rotation, alpha, beta)
     factor = torch.where(same_class & ~same_instance, factor, 1.0 / temperature)
     itself = torch.eye(2 * n, dtype=torch.bool)
     logits = (factor * similarity).masked_fill(itself, -torch.inf)
-    positive = (place + n) % (2 * n)
-    ccm = torch.logsumexp(logits, 1) - similarity[place, positive] / temperature
+    positive = (index + n) % (2 * n)
+    ccm = torch.logsumexp(logits, 1) - similarity[index, positive] / temperature
     # A partner of the same class and rotation, the same for both views of an instance.
     others = (group[:n, None] == group[:n]) & ~itself[:n, :n]
     partner = torch.multinomial(others.float() + 1e-20, 1)[:, 0]
     partner = torch.cat([partner, partner + n])
     attracted = logits.clone()
-    attracted[place, positive] = 0.0
-    attracted[place, partner] = similarity[place, partner] / temperature
-    spa = torch.logsumexp(attracted, 1) - similarity[place, partner] / temperature
+    attracted[index, positive] = 0.0
+    attracted[index, partner] = similarity[index, partner] / temperature
+    spa = torch.logsumexp(attracted, 1) - similarity[index, partner] / temperature
     return ccm.mean() + 0.5 * spa.mean()

@@ -1,9 +1,8 @@
-"""`scaling`: the step on 1, 2 and 4 logical CPUs at one global batch, and the share of checkpoints in a short run.
+"""`scaling`: the step on 1, 2 and 4 logical CPUs with one global batch, and the share of checkpoints in a short run.
 
-One process takes strategies of one size only, so that every number of devices has a process of its own; they take
-turns. Logical CPUs share the machine's cores: more of them cannot be faster there, and what they take more is the
-price of replicas. It is not batch normalisation's exchange: with the fused kernel and every replica's own moments
-instead, a step was 4 % shorter.
+TensorFlow supports strategies of one size only per process, so that every number of devices has a process of its own;
+the processes take turns. Logical CPUs share the cores of the machine, so that the ratio is the overhead of replicas.
+Batch normalization causes little of it: with the fused kernel and separate moments per replica, a step was 4 % shorter.
 """
 
 from __future__ import annotations
@@ -13,28 +12,28 @@ import tempfile
 import time
 
 from benchmarks import subjects
-from benchmarks.measure import Row, in_a_process
+from benchmarks.measure import Row, run_in_process
 
 STEPS = 10
 
 
 def rows(repeats: int = 3):
-    """Yields the rows."""
-    found: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    """Yield the rows."""
+    milliseconds: dict[int, list[float]] = {1: [], 2: [], 4: []}
     for _ in range(repeats):
-        for replicas, medians in found.items():
-            medians.append(1000 * in_a_process(step_seconds, replicas))
+        for replicas, medians in milliseconds.items():
+            medians.append(1000 * run_in_process(step_seconds, replicas))
     for replicas in (2, 4):
-        ratio = statistics.median(a / b for a, b in zip(found[replicas], found[1], strict=True))
-        medians = (statistics.median(found[count]) for count in (replicas, 1))
-        yield Row(f"scaling {replicas} replicas", "step on so many logical CPUs / on one", *medians, "ms", ratio)
-    whole, saves = in_a_process(short_run)
-    what = "checkpoints of the demo / its whole training"
-    yield Row("scaling checkpoints", what, saves, whole, "s", saves / whole, at_most=0.02)
+        ratio = statistics.median(a / b for a, b in zip(milliseconds[replicas], milliseconds[1], strict=True))
+        medians = (statistics.median(milliseconds[count]) for count in (replicas, 1))
+        yield Row(f"scaling {replicas} replicas", f"step on {replicas} logical CPUs / on one", *medians, "ms", ratio)
+    whole, saves = run_in_process(short_run)
+    comparison = "checkpoints of the demo / its whole training"
+    yield Row("scaling checkpoints", comparison, saves, whole, "s", saves / whole, at_most=0.02)
 
 
 def step_seconds(replicas: int) -> float:
-    """The median of some steps of the small encoder, 256 views."""
+    """Return the median of the seconds of some steps of the small encoder with 256 views."""
     import numpy as np
     import tensorflow as tf
 
@@ -44,9 +43,11 @@ def step_seconds(replicas: int) -> float:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 
     class Clock(tf.keras.callbacks.Callback):
-        """Notes when steps end."""
+        """Records the times at which steps end."""
 
-        ends: list[float] = []
+        def __init__(self):
+            super().__init__()
+            self.ends = []
 
         def on_train_batch_end(self, batch, logs=None):
             self.ends.append(time.perf_counter())
@@ -54,14 +55,14 @@ def step_seconds(replicas: int) -> float:
     config = subjects.configuration("small").replace(
         epochs=1, max_steps=STEPS + 2, strategy="mirrored" if replicas > 1 else "auto"
     )
-    pictures = subjects.pictures((STEPS + 2) * config.training.batch_size)
+    images = subjects.random_images((STEPS + 2) * config.training.batch_size)
     clock = Clock()
-    Trainer(config, pictures, np.zeros(len(pictures), np.int32)).fit([clock])
+    Trainer(config, images, np.zeros(len(images), np.int32)).fit([clock])
     return float(np.median(np.diff(clock.ends)[1:]))
 
 
 def short_run() -> tuple[float, float]:
-    """(seconds of the demo's training, seconds of its checkpoints)."""
+    """Return (seconds of the demo's training, seconds of its checkpoints)."""
     from absl import flags
 
     from flags import config_from_flags
@@ -75,13 +76,13 @@ def short_run() -> tuple[float, float]:
         trainer = Trainer(config, task.train, task.train_labels, directory)
         save = trainer.store.save
 
-        def timed(*arguments):
+        def timed_save(*arguments):
             start = time.perf_counter()
             saved = save(*arguments)
             saves.append(time.perf_counter() - start)
             return saved
 
-        trainer.store.save = timed
+        trainer.store.save = timed_save
         start = time.perf_counter()
         trainer.fit()
         return time.perf_counter() - start, sum(saves)

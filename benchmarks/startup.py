@@ -1,8 +1,7 @@
-"""`startup`: seconds from the command to what a user waits for: the help, and the first step of the demo.
+"""`startup`: seconds from the command to the help, and to the first step of the demo.
 
-Runs the real commands as processes of their own. With `--max_steps=1` the first step is the last one too, after
-which a checkpoint is written; when it is there, the step is over, and the process is killed. Beside them stands a
-bare `import tensorflow`, which nothing of this library can shorten.
+The real commands run in processes of their own. With `--max_steps=1` the first step is also the last one, after which a
+checkpoint is written; as soon as it exists, the process is killed. The reference is a bare `import tensorflow`.
 """
 
 from __future__ import annotations
@@ -14,31 +13,31 @@ import sys
 import tempfile
 import time
 
-from benchmarks.measure import Row, times
+from benchmarks.measure import Row, time_sides
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TIMEOUT = 300
 
 
 def rows(repeats: int = 3):
-    """Yields the rows."""
+    """Yield the rows."""
     sides = {
         "help": lambda: run([sys.executable, "main.py", "--help"]),
         "demo": first_step,
         "tensorflow": lambda: run([sys.executable, "-c", "import tensorflow"]),
     }
-    found = times(sides, repeats, warm_up=1)
-    medians = {side: statistics.median(values) for side, values in found.items()}
-    for side, what, limit in (("help", "main.py --help", 1.0), ("demo", "first step of make demo", 12.0)):
+    seconds = time_sides(sides, repeats, warm_up=1)
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    for side, title, limit in (("help", "main.py --help", 1.0), ("demo", "first step of make demo", 12.0)):
         value = medians[side]
-        yield Row(f"startup {side}", f"{what} / seconds allowed", value, limit, "s", value / limit, at_most=1.0)
-    what = "first step of make demo / import tensorflow alone"
+        yield Row(f"startup {side}", f"{title} / seconds allowed", value, limit, "s", value / limit, at_most=1.0)
+    comparison = "first step of make demo / import tensorflow alone"
     value, bare = medians["demo"], medians["tensorflow"]
-    yield Row("startup import", what, value, bare, "s", value / bare)
+    yield Row("startup import", comparison, value, bare, "s", value / bare)
 
 
 def run(command) -> None:
-    """Runs a command.
+    """Run a command.
 
     Raises:
       CalledProcessError: it fails.
@@ -47,10 +46,10 @@ def run(command) -> None:
 
 
 def first_step() -> None:
-    """Runs the demo's command to the checkpoint of its first step; the process is killed then.
+    """Run the command of the demo until the checkpoint of its first step exists, then kill it.
 
     Raises:
-      ValueError: the command ends before.
+      ValueError: there is no checkpoint in time.
     """
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "main.py", "--flagfile=flags/presets/demo.flags", "--max_steps=1"]

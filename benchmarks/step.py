@@ -1,28 +1,27 @@
-"""`step`: the whole training step against the bare encoder's forward and backward pass on as many views.
+"""`step`: the whole training step, compared with the forward and backward pass of the encoder on as many views.
 
-What the step does beyond the encoder (views, augmentation, projection head, losses, optimiser) is what the ratio
-leaves above 1.
+The ratio exceeds 1 by the rest of the step: views, augmentation, projection head, losses, optimizer and metrics.
 """
 
 from __future__ import annotations
 
 from benchmarks import subjects
-from benchmarks.measure import duration, times
+from benchmarks.measure import duration_row, time_sides
 
-AIMS = {"small": 1.15, "resnet18": 1.05, "resnet34": 1.05}
+TARGETS = {"small": 1.15, "resnet18": 1.05, "resnet34": 1.05}
 
 
 def rows(repeats: int = 9):
-    """Yields the rows."""
-    for name, aim in AIMS.items():
+    """Yield the rows."""
+    for name, target in TARGETS.items():
         step, bare, views = sides(subjects.configuration(name))
-        found = times({"step": step, "bare": bare}, repeats * (3 if name == "small" else 1))
-        what = f"training step of {views} views / encoder alone"
-        yield duration(f"step {name}", what, found, "step", "bare", at_most=aim)
+        seconds = time_sides({"step": step, "bare": bare}, repeats * (3 if name == "small" else 1))
+        comparison = f"training step of {views} views / encoder alone"
+        yield duration_row(f"step {name}", comparison, seconds, "step", "bare", at_most=target)
 
 
 def sides(config):
-    """(training step, encoder's forward and backward pass, number of views)."""
+    """Return (training step, forward and backward pass of the encoder, number of views)."""
     import numpy as np
     import tensorflow as tf
 
@@ -31,11 +30,15 @@ def sides(config):
     from mcl_tf.training.trainer import build_model
 
     batch_size = config.training.batch_size
-    pictures = subjects.pictures(batch_size * 4)
-    model = build_model(config, subjects.SIDE)
+    images = subjects.random_images(batch_size * 4)
+    model = build_model(config, subjects.SIZE)
     model.compile(optimizer=make_optimizer(config.training, 0.01), jit_compile=False)
-    batches = iter(training_batches(pictures, np.zeros(len(pictures), np.int32), batch_size, seed=0))
-    step = tf.function(lambda: model.optimize(next(batches))["loss"], autograph=False)
-    encoder = build_model(config, subjects.SIDE).encoder
-    views = tf.random.stateless_uniform((batch_size * 8, subjects.SIDE, subjects.SIDE, 3), [0, 2])
-    return lambda: step().numpy(), subjects.bare_forward_and_backward(encoder, views), len(views)
+    model.make_train_function()
+    batches = iter(training_batches(images, np.zeros(len(images), np.int32), batch_size, seed=0))
+    encoder = build_model(config, subjects.SIZE).encoder
+    views = tf.random.stateless_uniform((batch_size * 8, subjects.SIZE, subjects.SIZE, 3), [0, 2])
+    return (
+        lambda: float(model.train_function(batches)["loss"]),
+        subjects.bare_forward_and_backward(encoder, views),
+        len(views),
+    )

@@ -23,7 +23,5 @@ with grpc.insecure_channel(address) as channel:
     except grpc.RpcError as error:
         sys.exit(f"{error.code().name}: {error.details()}")
 found = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
-for name, score, anomalous, share in zip(
-    names, found["score"], found["is_anomaly"], found["p_value"], strict=True
-):
+for name, score, anomalous, share in zip(names, found["score"], found["is_anomaly"], found["p_value"], strict=True):
     print(f"{name}: score {score:.4f}, {'anomaly' if anomalous else 'normal'}, p {share:.3f}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 from typing import Any
 
 
+@dataclasses.dataclass(frozen=True)
 class Boolean:
     """True or False."""
 
@@ -19,6 +19,7 @@ class Boolean:
         return "true or false"
 
 
+@dataclasses.dataclass(frozen=True)
 class Text:
     """Any string."""
 
@@ -71,10 +72,10 @@ class Interval:
 
     def accepts(self, value: Any) -> bool:
         """Return whether the value is a number of the type within the interval."""
-        kind = numbers.Integral if self.type is int else numbers.Real
+        kind: Any = numbers.Integral if self.type is int else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        return math.isfinite(value) and self.low <= float(value) <= self.high
+        return bool(self.low <= value <= self.high)  # not for NaN; float() would fail with very large integers
 
     def __str__(self) -> str:
         return f"{'an integer' if self.type is int else 'a number'} from {self.low:g} to {self.high:g}"

@@ -291,9 +291,8 @@ class ScoreFile:
         """Yield the complete rows of an earlier start."""
         with open(self.path, **_TEXT) as file:
             text = file.read()
-        lines = text.splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
+        # File names may hold the other line boundaries of `splitlines`. The last part is empty or half a row.
+        lines = [line + "\n" for line in text.split("\n")[:-1]]
         reader = csv.DictReader(lines)
         if not self.json and text and lines and tuple(reader.fieldnames or ()) != COLUMNS:
             raise UsageError(f"{self.path} is not a file of scores, whose first line is {','.join(COLUMNS)}")
@@ -307,7 +306,7 @@ def _parse_json(line):
     try:
         return json.loads(line)
     except ValueError:
-        return line
+        return line.strip()
 
 
 def _same_file(name, output):

@@ -62,6 +62,13 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
         kwargs["dtype"] = "float64" if kwargs.get("dtype") == "float64" else "float32"
         super().__init__(momentum=momentum, epsilon=epsilon, **{**kwargs, "autocast": False})
 
+    def add_weight(self, *args, **kwargs):
+        """Create a weight; Keras 2 would make all workers take part whenever one reads the moving statistics."""
+        if "synchronization" in kwargs:
+            kwargs["synchronization"] = tf.VariableSynchronization.AUTO
+            kwargs["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        return super().add_weight(*args, **kwargs)
+
     def call(self, inputs, training=False, mask=None):
         """Normalize float [n, h, w, c]; with `training`, by the moments of the global batch."""
         del mask  # images have none

@@ -1,9 +1,9 @@
-"""A detector made on one TensorFlow stack, scored on another.
+"""Trains a detector on one TensorFlow stack and scores with it on the other.
 
-    python -m tests.exchange make DIR     trains, saves and exports into DIR, with pictures and their scores
+    python -m tests.exchange make DIR     trains, saves and exports into DIR, with images and their scores
     python -m tests.exchange check DIR    loads both forms and compares
 
-The golden figures of losses and scores are in the test suite, which runs on both stacks.
+The test suite, which runs on both stacks, compares losses and scores with golden values.
 """
 
 import pathlib
@@ -18,26 +18,26 @@ OPTIONS = {"encoder": "small", "width": 0.5, "projection_hidden": 32, "epochs": 
 
 
 def make(directory: pathlib.Path) -> None:
-    """Trains on the embedded digit 0 and writes the detector, the SavedModel and the scores of other digits."""
+    """Train on the embedded digit 0; write the detector, the SavedModel and the scores of 40 digits."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    pictures = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    detector = mcl_tf.AnomalyDetector(**OPTIONS).fit(pictures[data.target == 0])
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    detector = mcl_tf.AnomalyDetector(**OPTIONS).fit(images[data.target == 0])
     detector.save(directory / "detector")
     detector.export(directory / "saved_model")
-    np.save(directory / "pictures.npy", pictures[:40])
-    np.save(directory / "scores.npy", detector.decision_function(pictures[:40]))
+    np.save(directory / "images.npy", images[:40])
+    np.save(directory / "scores.npy", detector.decision_function(images[:40]))
     print(f"made with TensorFlow {tf.__version__}")
 
 
 def check(directory: pathlib.Path) -> None:
-    """Both forms must give the scores that were written: 1e-4 relative, float32 in another order of sums."""
-    pictures, scores = np.load(directory / "pictures.npy"), np.load(directory / "scores.npy")
-    loaded = mcl_tf.AnomalyDetector.load(directory / "detector").decision_function(pictures)
+    """Check that both forms give the stored scores up to 1e-4, the effect of another order of float32 sums."""
+    images, scores = np.load(directory / "images.npy"), np.load(directory / "scores.npy")
+    loaded = mcl_tf.AnomalyDetector.load(directory / "detector").decision_function(images)
     np.testing.assert_allclose(loaded, scores, rtol=1e-4)
     model = tf.saved_model.load(str(directory / "saved_model"))
-    served = model.signatures["serving_default"](images=tf.constant(pictures))["score"]
+    served = model.signatures["serving_default"](images=tf.constant(images))["score"]
     np.testing.assert_allclose(served, scores, rtol=1e-4)
     print(f"detector and SavedModel give the same scores with TensorFlow {tf.__version__}")
 

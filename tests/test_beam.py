@@ -1,4 +1,4 @@
-"""The Beam transform on the DirectRunner: the scores of --mode=score, and the dead letters."""
+"""The Beam transform on the DirectRunner: the rows of `score_files`, and the images that cannot be scored."""
 
 import glob
 import json
@@ -12,32 +12,23 @@ import pytest
 pytest.importorskip("apache_beam", reason="needs the extra `beam`")
 
 import mcl_tf
-from mcl_tf.config import Config
-from mcl_tf.file_scoring import score_files
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT, SCORE_TOLERANCE, encode, mixed_images
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A SavedModel and pictures of several sizes, two of them broken."""
-    import test_saved_model as export
-    from test_serving import encoded
-
-    folder = tmp_path_factory.mktemp("beam")
-    export_options = {**export.OPTIONS, "serving_batch_sizes": (1,)}
-    detector = mcl_tf.AnomalyDetector(**export_options).fit(*export.tinted_pictures(24))
-    detector.export(folder / "saved_model", new_version=True)
-    (folder / "pictures").mkdir()
-    for place in range(9):
-        picture = export.mixed_pictures(1, 10 + place, 20, place)[0]
-        (folder / "pictures" / f"{place}.png").write_bytes(encoded(picture))
-    (folder / "pictures" / "cut.png").write_bytes(encoded(picture)[:60])
-    (folder / "pictures" / "empty.png").write_bytes(b"")
+def image_files(tmp_path_factory):
+    """A folder of 9 images of several sizes and 2 files that cannot be decoded."""
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(9):
+        image = mixed_images(1, 10 + index, 20, index)[0]
+        (folder / f"{index}.png").write_bytes(encode(image))
+    (folder / "cut.png").write_bytes(encode(image)[:60])
+    (folder / "empty.png").write_bytes(b"")
     return folder
 
 
-def lines(pattern):
+def read_rows(pattern):
+    """Return {file: row} of all JSON lines in the files of a glob."""
     return {
         row["file"]: row
         for name in glob.glob(str(pattern))
@@ -45,43 +36,39 @@ def lines(pattern):
     }
 
 
-def command(*arguments):
+def run_beam(*arguments):
+    """Run the command line of the transform and return the finished process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = [sys.executable, "-m", "mcl_tf.beam", *arguments]
-    return subprocess.run(done, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "mcl_tf.beam", *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
-def test_two_workers_give_the_scores_of_mode_score(mode, folder, tmp_path):
-    options = (f"--saved_model={folder / 'saved_model'}", f"--input={folder / 'pictures' / '*.png'}")
+def test_two_workers_write_the_rows_of_score_files(mode, tiny_export, image_files, tmp_path):
+    saved_model = tiny_export / "saved_model"
+    options = (f"--saved_model={saved_model}", f"--input={image_files / '*.png'}")
     workers = ("--runner=DirectRunner", "--direct_num_workers=2", f"--direct_running_mode={mode}")
-    done = command(*options, f"--output={tmp_path / 'beam'}", *workers)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = run_beam(*options, f"--output={tmp_path / 'beam'}", *workers)
+    assert process.returncode == 0, process.stderr[-3000:]
     output = tmp_path / "expected.jsonl"
-    score_files(
-        Config().replace(
-            saved_model=str(folder / "saved_model"), images=str(folder / "pictures"), output=str(output)
-        )
-    )
-    expected, found = lines(output), lines(tmp_path / "beam-0*.jsonl")
+    mcl_tf.score_files(saved_model, image_files, output)
+    expected, found = read_rows(output), read_rows(tmp_path / "beam-0*.jsonl")
     assert set(found) == set(expected)
     assert len(found) == 9
     for name, row in expected.items():
-        # Other batches, other kernels: scores are float32 and below 100.
-        assert found[name]["score"] == pytest.approx(row["score"], abs=1e-4)
-        assert {k: v for k, v in found[name].items() if k != "score"} == {
-            k: v for k, v in row.items() if k != "score"
-        }
-    failed = lines(tmp_path / "beam-unreadable-*.jsonl")
+        # Other batches use other kernels. Scores are float32 and below 100.
+        assert found[name].pop("score") == pytest.approx(row.pop("score"), abs=SCORE_TOLERANCE)
+        assert found[name] == row
+    failed = read_rows(tmp_path / "beam-unreadable-*.jsonl")
     assert {os.path.basename(name): row["reason"].split(":")[0] for name, row in failed.items()} == {
         "cut.png": "is a PNG that cannot be decoded",
         "empty.png": "is empty",
     }
 
 
-def test_a_glob_that_matches_nothing_is_one_line_and_code_2(tmp_path):
-    done = command(f"--saved_model={tmp_path}", f"--input={tmp_path}/*.png", f"--output={tmp_path}/out")
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith(f"Received: {tmp_path}/*.png")
-    assert "Traceback" not in done.stderr
+def test_refuses_a_glob_that_matches_nothing_in_one_line(tmp_path):
+    process = run_beam(f"--saved_model={tmp_path}", f"--input={tmp_path}/*.png", f"--output={tmp_path}/out")
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1].endswith(f"Received: {tmp_path}/*.png")
+    assert "Traceback" not in process.stderr

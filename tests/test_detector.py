@@ -1,16 +1,32 @@
-"""The front door: every way in gives the same scores, and a wrong way in is refused in one useful line."""
+"""The detector: equal scores for all forms of input, threshold, classes, files, and refusals in one line."""
 
+import builtins
+import copy
+import errno
+import functools
+import io
 import json
+import os
 import pathlib
+import random
+import re
 import shutil
+import signal
+import time
+import types
 
 import numpy as np
 import pytest
+import sklearn.base
 import sklearn.covariance
 import tensorflow as tf
 
 import mcl_tf
 from mcl_tf.data import arrays
+from mcl_tf.model import MaskedContrastiveModel
+from mcl_tf.scorer import SelfEnsembleScorer
+from mcl_tf.utils import atomic
+from mcl_tf.utils.console import is_terminal
 
 OPTIONS = dict(
     encoder="small", width=0.25, projection_hidden=32, projection_dim=16, batch_size=8, calibration_fraction=0.25
@@ -19,25 +35,25 @@ COUNT = 24
 
 
 def make_detector(**options):
-    """A tiny detector; untrained unless `epochs` says otherwise, which takes a second instead of five."""
+    """Create a tiny detector, by default without training, which would take seconds."""
     return mcl_tf.AnomalyDetector(**{**OPTIONS, "epochs": 0, **options})
 
 
 def noise(count, height=16, width=16, channels=3, seed=0):
-    """Seeded random pictures: uint8 [count, height, width, channels]."""
+    """Draw seeded random images, uint8 [count, height, width, channels]."""
     shape = (count, height, width, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def tinted(count, seed=0):
-    """Reddish (class 0) and bluish (class 1) noise in turns: uint8 [count, 16, 16, 3], int [count]."""
+    """Draw reddish (class 0) and bluish (class 1) noise, alternating: uint8 [count, 16, 16, 3], int [count]."""
     labels = np.arange(count) % 2
     tint = np.array([[120, 0, 0], [0, 0, 120]], np.uint8)[labels][:, None, None]
     return noise(count, seed=seed) // 2 + tint, labels
 
 
 def as_dataset(images, labels, form):
-    """The same pictures as a dataset: "single" or "batched", "labels" if they come along."""
+    """Return images as a dataset; `form` is "single" or "batched", followed by "labels" to include them."""
     dataset = tf.data.Dataset.from_tensor_slices((images, labels) if "labels" in form else images)
     return dataset.batch(5) if "batched" in form else dataset
 
@@ -49,7 +65,7 @@ class NoTraining(tf.keras.callbacks.Callback):
     """Fails at the first training step."""
 
     def on_train_batch_end(self, batch, logs=None):
-        raise AssertionError("a finished training went on")
+        raise AssertionError("a finished training has continued")
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +75,25 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(run_dir):
-    """One class, two training steps, checkpoints in `run_dir`."""
+    """A detector of one class, trained for two steps with checkpoints in `run_dir`."""
     return make_detector(epochs=1, run_dir=str(run_dir)).fit(noise(COUNT))
 
 
 @pytest.fixture(scope="module")
 def untrained():
-    """The same pictures and first weights as `trained`, no step."""
+    """A detector with the images and initial weights of `trained`."""
     return make_detector().fit(noise(COUNT))
 
 
 @pytest.fixture(scope="module")
 def labelled():
-    """Two classes with names."""
+    """A detector of two classes with names."""
     return make_detector().fit(*tinted(COUNT), class_names=["red", "blue"])
 
 
 @pytest.fixture(scope="module")
 def unlabelled():
-    """The pictures of `labelled` as one class."""
+    """A detector with the images of `labelled` as one class."""
     return make_detector().fit(tinted(COUNT)[0])
 
 
@@ -87,43 +103,184 @@ def saved(labelled, tmp_path):
     return tmp_path / "saved"
 
 
-# One seed, one result
+@pytest.fixture(scope="module")
+def observed():
+    """The training of `trained` with a callback, under a global policy and with seeded global generators.
+
+    Returns (detector, callback, (state before the fit, state after it)).
+    """
+
+    class Recorder(tf.keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.logs, self.names = [], []
+
+        def on_train_begin(self, logs=None):
+            self.names.append("train begin")
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.logs.append(logs)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.names.append(f"epoch {epoch}")
+
+        def on_train_end(self, logs=None):
+            self.names.append("train end")
+
+    def state():
+        numbers = (
+            random.getstate(),
+            repr(np.random.get_state()),
+            tf.random.get_global_generator().state.numpy().tolist(),
+        )
+        return numbers, tf.keras.mixed_precision.global_policy().name
+
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        random.seed(1)
+        np.random.seed(1)
+        tf.random.set_seed(1)
+        first, recorder = state(), Recorder()
+        detector = make_detector(epochs=1).fit(noise(COUNT), callbacks=[recorder])
+        drawn = float(tf.random.uniform([]))
+        states = first, state()
+        tf.random.set_seed(1)
+        assert drawn == float(tf.random.uniform([]))
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    return detector, recorder, states
 
 
-def test_same_seed_trains_the_same(trained):
+# Training.
+
+
+def test_the_same_seed_gives_the_same_scores(trained, capsys):
     again = make_detector(epochs=1).fit(noise(COUNT))
+    assert capsys.readouterr() == ("", "")  # by default, progress is shown on a terminal only
     images = noise(9, seed=1)
-    # Equal to the bit where every sum runs in the same order; threads may leave the last digits open.
+    # Equal to the bit where every sum has the same order; threads may change the last digits.
     np.testing.assert_allclose(again.calibration_scores_, trained.calibration_scores_, rtol=1e-5)
     np.testing.assert_allclose(again.decision_function(images), trained.decision_function(images), rtol=1e-5)
 
 
-def test_other_seed_trains_otherwise(unlabelled):
+def test_another_seed_gives_other_scores(unlabelled):
     other = make_detector(seed=1).fit(tinted(COUNT)[0])
     images = noise(5, seed=1)
     assert not np.allclose(other.decision_function(images), unlabelled.decision_function(images), rtol=1e-2)
 
 
-def test_training_moves_the_scores(trained, untrained):
-    """Without this, two trainings that did nothing would count as equal."""
+def test_training_changes_the_scores(trained, untrained):
+    """Otherwise, two trainings that did nothing would count as equal."""
     images = noise(5, seed=1)
     assert not np.allclose(untrained.decision_function(images), trained.decision_function(images), rtol=1e-2)
 
 
-def test_finished_run_is_taken_up_without_training(trained, run_dir):
+def test_a_finished_run_is_restored_without_training(trained, run_dir):
     again = make_detector(epochs=1, run_dir=str(run_dir))
-    again.fit(noise(COUNT), callbacks=lambda trainer: [NoTraining()])
+    again.fit(noise(COUNT), callbacks=[NoTraining()])
     np.testing.assert_allclose(again.calibration_scores_, trained.calibration_scores_, rtol=1e-4)
 
 
-# One picture, one score
+def test_fit_leaves_global_generators_and_policy_unchanged(observed):
+    _, _, (before, after) = observed
+    assert after == before
+    assert after[1] == "mixed_bfloat16"
+
+
+def test_a_global_dtype_policy_has_no_effect(observed, trained):
+    detector, images = observed[0], noise(9, seed=1)
+    np.testing.assert_allclose(detector.calibration_scores_, trained.calibration_scores_, rtol=1e-5)
+    np.testing.assert_allclose(detector.decision_function(images), trained.decision_function(images), rtol=1e-5)
+
+
+def test_keras_callbacks_are_called(observed):
+    _, recorder, _ = observed
+    assert recorder.names == ["train begin", "epoch 0", "train end"]
+    assert len(recorder.logs) == 2  # steps: 18 images in batches of 8
+    assert all(np.isfinite(logs["loss"]) for logs in recorder.logs)
+    assert {name: recorder.params[name] for name in ("epochs", "steps", "batch_size")} == {
+        "epochs": 1,
+        "steps": 2,
+        "batch_size": 8,
+    }
+    assert isinstance(recorder.model, MaskedContrastiveModel)
+
+
+def test_verbose_1_prints_progress(capsys):
+    make_detector(epochs=4).fit(noise(COUNT), verbose=1)
+    output = capsys.readouterr()
+    assert output.err == ""
+    lines = output.out.splitlines()
+    assert re.fullmatch(r"Training takes about .+ more \(\d+ ms per step, 2 steps\)\.", lines[0])
+    assert re.fullmatch(r"  step 7 of 8, loss \d+\.\d+, \d+ s left", lines[1])
+
+
+def test_verbose_0_prints_nothing_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert is_terminal()
+    make_detector(epochs=1).fit(noise(COUNT), verbose=0)
+    assert capsys.readouterr() == ("", "")
+
+
+# Parameters.
+
+
+def test_fit_does_not_change_the_configuration(labelled, trained, run_dir):
+    assert labelled.config == make_detector().config
+    assert trained.config == make_detector(epochs=1, run_dir=str(run_dir)).config
+
+
+@pytest.mark.parametrize("name", ["threshold_", "calibration_scores_", "class_names_", "labelled_", "scorer_"])
+def test_fitted_attributes_exist_after_fit_only(name, trained):
+    assert not hasattr(make_detector(), name)
+    assert hasattr(trained, name)
+
+
+def test_parameters_round_trip():
+    detector = make_detector(normal=["3", "4"], shrinkage=None)
+    parameters = detector.get_params()
+    assert parameters == detector.get_params(deep=False) == detector.config.flat()
+    assert mcl_tf.AnomalyDetector(**parameters).config == detector.config
+    other = mcl_tf.AnomalyDetector()
+    assert other.set_params(**parameters) is other
+    assert other.config == detector.config
+    assert other.set_params(epochs=7, views=4).get_params() == {**parameters, "epochs": 7, "views": 4}
+    assert detector.get_params() == parameters
+
+
+def test_set_params_refuses_wrong_parameters_and_changes_nothing():
+    detector = make_detector()
+    before = detector.config
+    for parameters in ({"epochs": 3, "views": 5}, {"epochs": 3, "encodr": "small"}):
+        with pytest.raises(mcl_tf.UsageError, match="Received: (5|encodr)"):
+            detector.set_params(**parameters)
+        assert detector.config == before
+
+
+def test_scikit_learn_clones_the_parameters_only(trained):
+    clone = sklearn.base.clone(trained)
+    assert type(clone) is mcl_tf.AnomalyDetector
+    assert clone.config == trained.config
+    assert not hasattr(clone, "scorer_")
+    assert hasattr(trained, "scorer_")
+
+
+def test_a_config_and_options():
+    config = mcl_tf.Config().replace(epochs=3, encoder="small")
+    detector = mcl_tf.AnomalyDetector(config, epochs=5)
+    assert detector.config == config.replace(epochs=5)
+    assert config.training.epochs == 3
+
+
+# Input.
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_arrays_and_datasets_fit_the_same(form, labelled, unlabelled):
+def test_arrays_and_datasets_give_the_same_fit(form, labelled, unlabelled):
     expected = labelled if "labels" in form else unlabelled
     found = make_detector().fit(as_dataset(*tinted(COUNT), form))
-    # Which pictures are held out depends on their order, so that equal calibration scores mean equal order.
+    # The held-out images depend on the order, so that equal calibration scores mean equal order.
     np.testing.assert_allclose(found.calibration_scores_, expected.calibration_scores_, rtol=1e-5)
     images = noise(5, seed=1)
     np.testing.assert_allclose(found.distances(images), expected.distances(images), rtol=1e-5)
@@ -131,32 +288,31 @@ def test_arrays_and_datasets_fit_the_same(form, labelled, unlabelled):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [(16, 16), (9, 12), (40, 28)])
-def test_arrays_and_datasets_score_the_same(form, size, trained):
+def test_arrays_and_datasets_give_the_same_scores(form, size, trained):
     images = noise(7, *size, seed=1)
     found = trained.decision_function(as_dataset(images, np.arange(7), form))
-    # Resized to the same bytes, whether in a batch or alone.
+    # Single images and batches are resized to the same values.
     np.testing.assert_allclose(found, trained.decision_function(images), rtol=1e-5)
 
 
-def test_dataset_of_many_sizes(trained):
-    """Every picture of a stream is resized on its own."""
-    pictures = [noise(1, *size, seed=7)[0] for size in ((16, 16), (9, 12), (40, 28))]
+def test_a_dataset_of_images_of_several_sizes(trained):
+    images = [noise(1, *size, seed=7)[0] for size in ((16, 16), (9, 12), (40, 28))]
     dataset = tf.data.Dataset.from_generator(
-        lambda: iter(pictures), output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
+        lambda: iter(images), output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
     )
-    expected = [trained.decision_function(picture[None])[0] for picture in pictures]
+    expected = [trained.decision_function(image[None])[0] for image in images]
     np.testing.assert_allclose(trained.decision_function(dataset), expected, rtol=1e-5)
 
 
 def test_other_sizes_are_resized_as_documented(trained):
-    """Bilinear with antialiasing, rounded to whole values."""
+    """Bilinear with antialiasing, rounded to integers."""
     images = noise(4, 40, 28, seed=1)
     resized = np.round(tf.image.resize(images, (16, 16), antialias=True)).astype(np.uint8)
     np.testing.assert_allclose(trained.decision_function(images), trained.decision_function(resized), rtol=1e-5)
 
 
 def grey_or_alpha(channels, count, seed):
-    """Pictures of 1 or 4 channels and what they stand for: grey is repeated, alpha is dropped."""
+    """Draw images with 1 or 4 channels; return them and their RGB values: grey is repeated, alpha is dropped."""
     images = noise(count, channels=channels, seed=seed)
     return images, np.repeat(images, 3, axis=-1) if channels == 1 else images[..., :3]
 
@@ -173,7 +329,7 @@ def test_fit_on_grey_and_alpha(channels):
 @pytest.mark.parametrize("form", ["array", "single", "batched"])
 @pytest.mark.parametrize("channels", [1, 4])
 def test_score_grey_and_alpha(channels, form, saved):
-    """One after the other with coloured ones, which the first batch must not rule out."""
+    """A detector that has scored RGB images also scores the others."""
     detector = mcl_tf.AnomalyDetector.load(saved)
     images, plain = grey_or_alpha(channels, 6, seed=1)
     expected = detector.decision_function(plain)
@@ -181,41 +337,39 @@ def test_score_grey_and_alpha(channels, form, saved):
     np.testing.assert_allclose(detector.decision_function(images), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("shape", "image_size", "expected"), [((18, 20), 0, 20), ((8, 9), 0, 16), ((18, 20), 12, 12)]
-)
-def test_network_takes_the_size_of_the_pictures(shape, image_size, expected):
+@pytest.mark.parametrize(("shape", "image_size", "expected"), [((18, 20), 0, 20), ((8, 9), 0, 16), ((18, 20), 12, 12)])
+def test_the_network_has_the_size_of_the_images(shape, image_size, expected):
     """The longer side, at least 16, unless `image_size` says otherwise."""
     detector = make_detector(image_size=image_size).fit(noise(6, *shape))
     assert detector.scorer_.image_size == expected
     assert np.all(np.isfinite(detector.decision_function(noise(2, *shape, seed=1))))
 
 
-def test_batches_change_nothing(untrained):
-    """24 pictures as 5 batches, the last one partial, for the Gaussians and the scores."""
+def test_the_scoring_batch_size_has_no_effect(untrained):
+    """Gaussians and scores in small batches, the last one partial."""
     batched = make_detector(scoring_batch_size=5).fit(noise(COUNT))
     images = noise(13, seed=1)
-    # The Gaussians' sums run in another order, which the inverse covariance magnifies.
+    # The sums of the Gaussians have another order, which the inverse covariance magnifies.
     np.testing.assert_allclose(batched.decision_function(images), untrained.decision_function(images), rtol=1e-3)
 
 
-def test_no_pictures_no_scores(trained):
+def test_no_images_give_no_scores(trained):
     for empty in (noise(0), as_dataset(noise(0), None, "single")):
         assert trained.decision_function(empty).shape == (0,)
         assert trained.predict(empty).shape == (0,)
 
 
-# Scores against a second, plain computation
+# Scores, compared with a second, plain computation.
 
 
 def reference_distances(detector, train, images):
-    """Mahalanobis distances of 8 views by numpy alone, the network aside: float64 [n, 8]."""
+    """Compute the Mahalanobis distances of 8 views, float64 [n, 8], by NumPy except for the network."""
 
-    def embed(pictures):
+    def embed(images):
         columns = []
         for k in range(4):
-            for picture in (pictures, pictures[:, :, ::-1]):
-                turned = np.rot90(picture, k, axes=(1, 2)) / np.float32(255)
+            for flipped in (images, images[:, :, ::-1]):
+                turned = np.rot90(flipped, k, axes=(1, 2)) / np.float32(255)
                 z = np.float64(detector.scorer_.network(turned, training=False))
                 columns.append(z / np.linalg.norm(z, axis=-1, keepdims=True))
         return np.stack(columns, axis=1)
@@ -239,7 +393,8 @@ def reference_distances(detector, train, images):
 
 SCORES = {
     "weighted": lambda distances: 1 / np.mean(1 / distances, axis=1),
-    "mean": lambda distances: distances.sum(axis=1),
+    "sum": lambda distances: distances.sum(axis=1),
+    "mean": lambda distances: distances.sum(axis=1),  # the name in the paper
     "min": lambda distances: distances.min(axis=1),
 }
 
@@ -248,7 +403,7 @@ SCORES = {
     "options",
     [
         {},
-        {"method": "mean"},
+        {"method": "sum"},
         {"method": "min"},
         {"views": 4},
         {"views": 1},
@@ -260,8 +415,8 @@ SCORES = {
     ids=lambda options: ",".join(map(str, options.values())) or "default",
 )
 def test_scoring_options(options):
-    # No share of the 24 pictures is too small for one to be held out: all but one make 46 embeddings a rotation,
-    # more than their 16 dimensions, so that a covariance without shrinkage has an inverse.
+    # At least one of the 24 images is held out. The others give 46 embeddings per rotation, more than their 16
+    # dimensions, so that a covariance without shrinkage has an inverse.
     detector = make_detector(**options, calibration_fraction=0.01).fit(noise(COUNT))
     scoring = detector.config.scoring
     held_out = arrays.hold_out(np.zeros(COUNT, int), detector.config.data)
@@ -270,7 +425,7 @@ def test_scoring_options(options):
     expected = expected[:, {8: slice(None), 4: slice(0, 8, 2), 1: slice(0, 1)}[scoring.views]]
     distances = detector.distances(images)
     assert distances.shape == (6, scoring.views, 1)
-    # Embeddings are float32 on both sides, and the inverse of a small variance magnifies their last digits.
+    # Embeddings are float32 on both sides; the inverse of a small variance magnifies their rounding.
     np.testing.assert_allclose(distances[..., 0], expected, rtol=1e-3)
     np.testing.assert_allclose(detector.decision_function(images), SCORES[scoring.method](expected), rtol=1e-3)
     again = detector.decision_function(noise(COUNT)[held_out])
@@ -278,15 +433,15 @@ def test_scoring_options(options):
 
 
 def test_scores_are_not_constant(trained):
-    """A collapsed network or lost Gaussians give every picture the same score."""
+    """A collapsed network or missing Gaussians would give all images the same score."""
     scores = trained.decision_function(noise(20, seed=1))
     assert np.std(scores) > 0.01 * np.mean(scores)
 
 
-# Threshold
+# Threshold.
 
 
-def test_predict_is_score_above_threshold(trained):
+def test_predict_compares_scores_with_the_threshold(trained):
     images = np.concatenate([noise(COUNT), noise(4, seed=1) // 8])
     found = trained.predict(images)
     assert found.dtype == np.int32
@@ -295,21 +450,21 @@ def test_predict_is_score_above_threshold(trained):
 
 
 @pytest.mark.parametrize("pass_rate", [0.0, 0.5, 0.95])
-def test_threshold_lets_the_pass_rate_pass(pass_rate):
+def test_the_threshold_has_the_pass_rate(pass_rate):
     detector = make_detector(pass_rate=pass_rate).fit(noise(COUNT))
     scores = detector.calibration_scores_
     assert scores.shape == (6,)  # a quarter of 24
     assert np.mean(scores <= detector.threshold_) >= pass_rate
-    # It is the smallest such score: under it, fewer than the pass rate would pass.
+    # It is the smallest such score: with a smaller one, fewer would pass.
     assert detector.threshold_ in scores
     assert np.mean(scores < detector.threshold_) <= pass_rate
 
 
-# Classes
+# Classes.
 
 
 def test_every_class_has_its_own_gaussians(labelled):
-    """Distances to a class are those to Gaussians of that class's pictures alone."""
+    """Distances to a class depend on the images of that class only."""
     train, labels = tinted(COUNT)
     fitted = ~arrays.hold_out(labels, labelled.config.data)
     images = noise(6, seed=1)
@@ -317,15 +472,15 @@ def test_every_class_has_its_own_gaussians(labelled):
     assert distances.shape == (6, 8, 2)
     for label in range(2):
         expected = reference_distances(labelled, train[fitted & (labels == label)], images)
-        # As above: float32 embeddings, magnified by the inverse of small variances.
+        # As above, the inverse of small variances magnifies the rounding of embeddings.
         np.testing.assert_allclose(distances[..., label], expected, rtol=1e-3)
 
 
 def test_class_names(labelled, unlabelled):
     assert labelled.class_names_ == ("red", "blue")
-    assert labelled.config.data.labelled
+    assert labelled.labelled_
     assert unlabelled.class_names_ == ("0",)
-    assert not unlabelled.config.data.labelled
+    assert not unlabelled.labelled_
     assert make_detector().fit(*tinted(COUNT)).class_names_ == ("0", "1")
 
 
@@ -334,24 +489,44 @@ def test_class_names_as_an_array():
     assert make_detector().fit(*tinted(COUNT), class_names=names).class_names_ == ("red", "blue")
 
 
-# Files
+# Files.
 
 
-@pytest.mark.parametrize("options", [{}, {"embedding": "projection", "views": 4, "method": "min"}], ids=str)
-def test_saved_detector_is_the_same(options, tmp_path):
+def assert_equal_detectors(found, expected):
+    """Check that two detectors have the same learned state."""
+    assert found.class_names_ == expected.class_names_
+    assert found.labelled_ == expected.labelled_
+    assert found.threshold_ == expected.threshold_
+    np.testing.assert_array_equal(found.calibration_scores_, expected.calibration_scores_)
+    state = expected.scorer_.state()
+    assert set(found.scorer_.state()) == set(state)
+    for name, values in found.scorer_.state().items():
+        np.testing.assert_array_equal(values, state[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"embedding": "projection", "views": 4, "method": "min"},
+        {"precision": "bfloat16"},
+        {"precision": "float64"},
+    ],
+    ids=str,
+)
+def test_a_loaded_detector_is_the_saved_detector(options, tmp_path):
     saved = make_detector(**options).fit(*tinted(COUNT), class_names=["red", "blue"])
     saved.save(tmp_path / "new" / "detector")
     loaded = mcl_tf.AnomalyDetector.load(tmp_path / "new" / "detector")
     images = noise(5, 20, 18, seed=1)
     np.testing.assert_array_equal(loaded.decision_function(images), saved.decision_function(images))
-    np.testing.assert_array_equal(loaded.calibration_scores_, saved.calibration_scores_)
-    assert loaded.threshold_ == saved.threshold_
-    assert loaded.class_names_ == saved.class_names_
-    assert loaded.config == saved.config
+    assert_equal_detectors(loaded, saved)
+    assert loaded.config == saved.config.replace(labelled=True)
+    assert loaded.scorer_.network.layers[1].dtype_policy.name == saved.scorer_.network.layers[1].dtype_policy.name
 
 
-def test_saved_detector_holds_no_code(labelled, tmp_path):
-    """JSON and arrays of plain numbers: loading them runs nothing, as a pickle would."""
+def test_a_saved_detector_has_no_code(labelled, tmp_path):
+    """JSON and arrays of numbers, which execute nothing on loading, unlike a pickle."""
     labelled.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.npz"]
     json.loads((tmp_path / "config.json").read_text())
@@ -361,19 +536,198 @@ def test_saved_detector_holds_no_code(labelled, tmp_path):
 
 
 def test_save_replaces_a_detector(trained, labelled, tmp_path):
-    trained.save(tmp_path)
-    labelled.save(tmp_path)
-    loaded = mcl_tf.AnomalyDetector.load(tmp_path)
-    images = noise(5, seed=1)
-    np.testing.assert_array_equal(loaded.decision_function(images), labelled.decision_function(images))
-    assert len(list(tmp_path.iterdir())) == 2
+    trained.save(tmp_path / "detector")
+    labelled.save(tmp_path / "detector")
+    assert_equal_detectors(mcl_tf.AnomalyDetector.load(tmp_path / "detector"), labelled)
+    assert len(list((tmp_path / "detector").iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["detector"]
 
 
-# Refusals
+def test_save_follows_a_link(trained, labelled, tmp_path):
+    trained.save(tmp_path / "detector")
+    (tmp_path / "link").symlink_to("detector")
+    labelled.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert_equal_detectors(mcl_tf.AnomalyDetector.load(tmp_path / "detector"), labelled)
+
+
+def contents(folder):
+    """Return {path: bytes} of all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "images/0.png"])
+def test_save_refuses_a_folder_with_other_files(foreign, labelled, trained, tmp_path):
+    folder = tmp_path / "mine"
+    trained.save(folder)
+    (folder / foreign).parent.mkdir(exist_ok=True)
+    (folder / foreign).write_text("important")
+    before = contents(tmp_path)
+    name = foreign.split("/")[0]
+    with pytest.raises(mcl_tf.UsageError, match=rf"needs a folder of its own\. .*mine holds {name}$"):
+        labelled.save(folder)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", ["file", "file/detector"])
+def test_save_refuses_a_file(path, labelled, tmp_path):
+    (tmp_path / "file").write_text("important")
+    with pytest.raises(mcl_tf.UsageError, match=f"cannot be saved in .*{path}: "):
+        labelled.save(tmp_path / path)
+    assert contents(tmp_path) == {"file": b"important"}
+
+
+# Interrupted saves.
+
+
+OPERATIONS = (
+    (os, ("open", "close", "fsync", "stat", "lstat", "mkdir", "rename", "replace", "listdir", "scandir")),
+    (os, ("unlink", "rmdir")),
+    (pathlib.Path, ("write_text", "mkdir", "rglob")),
+    (io, ("open",)),
+    (builtins, ("open",)),
+    (np, ("savez",)),
+    (atomic, ("_exchange",)),
+)
+
+
+def interrupt_operations(monkeypatch, act):
+    """Call `act(number, name)` before every operation on files, and count them.
+
+    Returns a list whose only item is the number of operations so far.
+    """
+    count = [0]
+
+    def patch(module, name):
+        original = getattr(module, name)
+
+        @functools.wraps(original)
+        def operation(*arguments, **options):
+            count[0] += 1
+            act(count[0] - 1, f"{module.__name__}.{name}")
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, operation)
+
+    for module, names in OPERATIONS:
+        for name in names:
+            patch(module, name)
+    return count
+
+
+@pytest.fixture(scope="module")
+def two_detectors(labelled, unlabelled, tmp_path_factory):
+    """Contents of the folders of two saved detectors; both can be loaded."""
+    folder = tmp_path_factory.mktemp("two")
+    for name, detector in (("old", unlabelled), ("new", labelled)):
+        detector.save(folder / name)
+        assert_equal_detectors(mcl_tf.AnomalyDetector.load(folder / name), detector)
+    return contents(folder / "old"), contents(folder / "new")
+
+
+def count_operations(monkeypatch, unlabelled, labelled, folder):
+    unlabelled.save(folder)
+    with monkeypatch.context() as patches:
+        count = interrupt_operations(patches, lambda number, name: None)
+        labelled.save(folder)
+        total = count[0]
+    assert total > 10
+    return total
+
+
+class Injected(BaseException):
+    """Like KeyboardInterrupt: nothing may catch it."""
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two-renames"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "injected"), Injected()], ids=["OSError", "interrupt"])
+def test_a_failing_save_leaves_the_old_or_the_new_detector(
+    error, exchanges, labelled, unlabelled, two_detectors, tmp_path, monkeypatch
+):
+    """At every operation on files; without an atomic exchange of folders, too."""
+    old, new = two_detectors
+    if not exchanges:
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    total = count_operations(monkeypatch, unlabelled, labelled, tmp_path / "count" / "detector")
+    outcomes = []
+    for index in range(total):
+        folder = tmp_path / str(index) / "detector"
+        unlabelled.save(folder)
+
+        def fail(number, name, index=index):
+            if number == index:
+                raise error
+
+        with monkeypatch.context() as patches:
+            interrupt_operations(patches, fail)
+            try:
+                labelled.save(folder)
+                raised = False
+            except (mcl_tf.UsageError, Injected):
+                raised = True
+        found = contents(folder)
+        assert found in (old, new), (index, sorted(found))
+        assert raised or found == new, index
+        outcomes.append(found == new)
+        labelled.save(folder)  # the next save succeeds
+        assert contents(folder) == new
+    assert {True, False} == set(outcomes)
+
+
+def test_a_killed_save_leaves_the_old_or_the_new_detector(labelled, unlabelled, two_detectors, tmp_path, monkeypatch):
+    """A forked process ends, without any clean-up, at every operation on files."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    if not atomic._exchange(tmp_path / "first", tmp_path / "second"):
+        pytest.skip("this file system cannot exchange two names")
+    old, new = two_detectors
+    total = count_operations(monkeypatch, unlabelled, labelled, tmp_path / "count" / "detector")
+    # The forked process has none of TensorFlow's threads, so it gets the state beforehand.
+    state = labelled.scorer_.state()
+    frozen = copy.copy(labelled)
+    frozen.scorer_ = types.SimpleNamespace(state=lambda: state, image_size=labelled.scorer_.image_size)
+    outcomes = []
+    for index in range(total + 1):
+        folder = tmp_path / str(index) / "detector"
+        unlabelled.save(folder)
+        child = os.fork()
+        if child == 0:
+            try:
+                interrupt_operations(monkeypatch, lambda number, name, index=index: number == index and os._exit(9))
+                frozen.save(folder)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = wait_for(child)
+        assert code == (0 if index == total else 9), index
+        found = contents(folder)
+        assert found in (old, new), (index, sorted(found))
+        outcomes.append(found == new)
+        labelled.save(folder)
+        assert contents(folder) == new
+    # The folders are exchanged in one of the last operations.
+    assert outcomes == sorted(outcomes)
+    assert {True, False} == set(outcomes)
+
+
+def wait_for(child, seconds=60):
+    """Return the exit code of a forked process; kill it if it takes too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"process {child} has not ended")
+
+
+# Refusals.
 
 
 def cases(table):
-    """The rows of a table as parameters."""
+    """Yield the rows of a table as test parameters."""
     for name, row in table.items():
         yield pytest.param(*(row if isinstance(row, tuple) else (row,)), id=name)
 
@@ -382,12 +736,12 @@ def dataset(*parts):
     return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
 
 
-WRONG_PICTURES = {
+WRONG_IMAGES = {
     "float": (lambda: noise(4) / 255.0, "uint8.*Received: float64"),
     "int": (lambda: noise(4).astype(np.int32), "uint8.*Received: int32"),
-    "one picture without batch": (lambda: noise(4)[0], r"\[n, h, w, c\].*Received: uint8 \[16, 16, 3\]"),
+    "one image without batch": (lambda: noise(4)[0], r"\[n, h, w, c\].*Received: uint8 \[16, 16, 3\]"),
     "two channels": (lambda: noise(4)[..., :2], r"c = 1, 3 or 4.*Received: uint8 \[4, 16, 16, 2\]"),
-    "a path": (lambda: "pictures", "uint8.*Received"),
+    "a path": (lambda: "images", "uint8.*Received"),
     "nothing": (lambda: None, "uint8.*Received"),
     "no pixels": (lambda: noise(4, height=0), "Received: uint8"),
     "two sizes": (lambda: [noise(1)[0], noise(1, 9, 9)[0]], "Received"),
@@ -397,8 +751,8 @@ WRONG_PICTURES = {
 }
 
 
-@pytest.mark.parametrize(("images", "message"), cases(WRONG_PICTURES))
-def test_what_are_no_pictures(images, message, unlabelled):
+@pytest.mark.parametrize(("images", "message"), cases(WRONG_IMAGES))
+def test_other_inputs_than_images_are_refused(images, message, unlabelled):
     for use in (make_detector().fit, unlabelled.decision_function, unlabelled.predict):
         with pytest.raises(mcl_tf.UsageError, match=message):
             use(images())
@@ -406,15 +760,15 @@ def test_what_are_no_pictures(images, message, unlabelled):
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("form", ["array", "single", "batched"])
-def test_too_few_pictures(count, form):
+def test_too_few_images_are_refused(count, form):
     images = noise(count) if form == "array" else as_dataset(noise(count), None, form)
-    with pytest.raises(mcl_tf.UsageError, match=r"no pictures|at least two normal pictures\. Received: [01]"):
+    with pytest.raises(mcl_tf.UsageError, match=r"no images|at least two normal images\. Received: [01]"):
         make_detector().fit(images)
 
 
 WRONG_LABELS = {
-    "too few": (lambda y: {"labels": y[:5]}, r"24 pictures need as many.*\(5,\)"),
-    "one-hot": (lambda y: {"labels": np.eye(2, dtype=int)[y]}, r"24 pictures need as many.*\(24, 2\)"),
+    "too few": (lambda y: {"labels": y[:5]}, r"24 images need as many.*\(5,\)"),
+    "one-hot": (lambda y: {"labels": np.eye(2, dtype=int)[y]}, r"24 images need as many.*\(24, 2\)"),
     "float": (lambda y: {"labels": y + 0.5}, "integer labels.*float64"),
     "gap": (lambda y: {"labels": 2 * y}, r"0 to C - 1.*Received: \[0, 2\]"),
     "negative": (lambda y: {"labels": y - 1}, r"0 to C - 1.*Received: \[-1, 0\]"),
@@ -425,25 +779,25 @@ WRONG_LABELS = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), cases(WRONG_LABELS))
-def test_wrong_labels(arguments, message):
+def test_wrong_labels_are_refused(arguments, message):
     images, labels = tinted(COUNT)
     with pytest.raises(mcl_tf.UsageError, match=message):
         make_detector().fit(images, **arguments(labels))
 
 
-@pytest.mark.parametrize(
-    "change", [lambda y: y + 0.5, lambda y: np.array(["red", "blue"])[y]], ids=["float", "words"]
-)
-def test_wrong_labels_in_a_dataset(change):
-    """As strict as with arrays: 0.5 is not rounded to a class."""
+@pytest.mark.parametrize("change", [lambda y: y + 0.5, lambda y: np.array(["red", "blue"])[y]], ids=["float", "words"])
+def test_wrong_labels_in_a_dataset_are_refused(change):
+    """As with arrays, 0.5 is not rounded to a class."""
     images, labels = tinted(COUNT)
-    with pytest.raises(mcl_tf.UsageError, match="integer labels.*Received"):
+    with pytest.raises(mcl_tf.UsageError, match="second part of an element must be an integer label.*Received"):
         make_detector().fit(as_dataset(images, change(labels), "single labels"))
 
 
-def test_labels_beside_a_dataset():
+def test_labels_beside_a_dataset_are_refused():
     images, labels = tinted(COUNT)
-    with pytest.raises(mcl_tf.UsageError, match="dataset brings its labels.*Received"):
+    with pytest.raises(
+        mcl_tf.UsageError, match="dataset has labels as second part of its elements. Received: labels too"
+    ):
         make_detector().fit(as_dataset(images, labels, "single labels"), labels)
 
 
@@ -456,7 +810,7 @@ def test_labels_beside_a_dataset():
         ({"shrinkage": 1.5}, "shrinkage must be .*from 0 to 1.*Received: 1.5"),
     ],
 )
-def test_wrong_options(options, message):
+def test_wrong_options_are_refused(options, message):
     with pytest.raises(mcl_tf.UsageError, match=message):
         mcl_tf.AnomalyDetector(**options)
 
@@ -467,34 +821,43 @@ def test_wrong_options(options, message):
         lambda detector, path: detector.predict(noise(2)),
         lambda detector, path: detector.decision_function(noise(2)),
         lambda detector, path: detector.distances(noise(2)),
-        lambda detector, path: detector.threshold_,
         lambda detector, path: detector.save(path / "it"),
         lambda detector, path: detector.export(path / "it"),
     ],
-    ids=["predict", "decision_function", "distances", "threshold", "save", "export"],
+    ids=["predict", "decision_function", "distances", "save", "export"],
 )
-def test_use_before_fit(use, tmp_path):
+def test_use_before_fit_is_refused(use, tmp_path):
     with pytest.raises(mcl_tf.UsageError, match="fit or load first"):
         use(make_detector(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_fit_leaves_no_detector(monkeypatch):
-    """A network without Gaussians must not score."""
+def test_the_threshold_before_fit_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="threshold_ exists after fit or load"):
+        make_detector().threshold_  # noqa: B018 - raises
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_failed_fit_leaves_no_fitted_detector(fitted, monkeypatch):
+    """Neither a network without Gaussians nor the state of an earlier fit."""
     detector = make_detector()
+    if fitted:
+        detector.fit(noise(COUNT))
 
     def fail(*arguments):
         raise mcl_tf.UsageError("no Gaussians")
 
-    monkeypatch.setattr(detector, "fit_gaussians", fail)
+    monkeypatch.setattr(SelfEnsembleScorer, "fit_gaussians", fail)
     with pytest.raises(mcl_tf.UsageError, match="no Gaussians"):
         detector.fit(noise(COUNT))
+    for name in ("threshold_", "calibration_scores_", "class_names_", "labelled_", "scorer_"):
+        assert not hasattr(detector, name)
     with pytest.raises(mcl_tf.UsageError, match="fit or load first"):
         detector.predict(noise(2))
 
 
-def test_a_class_of_one_picture_is_trained_on():
-    """The share held out is taken of every class and leaves each at least one picture."""
+def test_a_class_of_one_image_is_not_held_out():
+    """The held-out share is taken from every class, which keeps at least one image."""
     labels = np.zeros(COUNT, int)
     labels[3] = 1
     detector = make_detector().fit(noise(COUNT), labels)
@@ -502,36 +865,35 @@ def test_a_class_of_one_picture_is_trained_on():
     assert np.isfinite(detector.decision_function(noise(2))).all()
 
 
-def test_second_fit_forgets_the_first():
-    """Without labels `beta` is 1 / temperature, whatever was fitted before."""
+def test_a_second_fit_replaces_the_first(unlabelled):
+    """Without labels, `beta` is 1 / temperature, independent of an earlier fit."""
     detector = make_detector().fit(*tinted(COUNT))
     detector.fit(tinted(COUNT)[0])
-    assert detector.class_names_ == ("0",)
-    assert not detector.config.data.labelled
+    assert_equal_detectors(detector, unlabelled)
 
 
-# Damaged folders
+# Damaged folders.
 
 
 @pytest.mark.parametrize("make", [lambda path: None, pathlib.Path.mkdir, pathlib.Path.touch])
-def test_load_where_there_is_nothing(make, tmp_path):
+def test_load_without_a_detector_is_refused(make, tmp_path):
     make(tmp_path / "empty")
-    with pytest.raises(mcl_tf.UsageError, match="no detector in .*empty"):
+    with pytest.raises(mcl_tf.UsageError, match="no detector as written by `save` in .*empty"):
         mcl_tf.AnomalyDetector.load(tmp_path / "empty")
 
 
-def changed(**facts):
-    """The text of a config.json with some entries replaced."""
-    return lambda text: json.dumps({**json.loads(text), **facts}).encode()
+def changed(**entries):
+    """Return a function that replaces some entries of a config.json."""
+    return lambda text: json.dumps({**json.loads(text), **entries}).encode()
 
 
 def changed_option(group, **options):
-    """The text of a config.json with some options replaced."""
+    """Return a function that replaces some options of a config.json."""
 
     def change(text):
-        facts = json.loads(text)
-        facts["config"][group].update(options)
-        return json.dumps(facts).encode()
+        entries = json.loads(text)
+        entries["config"][group].update(options)
+        return json.dumps(entries).encode()
 
     return change
 
@@ -539,10 +901,10 @@ def changed_option(group, **options):
 DAMAGED_CONFIGS = {
     "empty": lambda text: b"",
     "cut off": lambda text: text[:100].encode(),
-    "no text": lambda text: b"\xff\xfe\x00",
-    "no object": lambda text: b"[]",
+    "not text": lambda text: b"\xff\xfe\x00",
+    "not an object": lambda text: b"[]",
     "no entries": lambda text: b"{}",
-    "config no object": changed(config=[1]),
+    "config not an object": changed(config=[1]),
     "unknown option": changed_option("model", depth=3),
     "option out of range": changed_option("scoring", views=3),
     "class_names a number": changed(class_names=5),
@@ -550,21 +912,19 @@ DAMAGED_CONFIGS = {
     "image_size a word": changed(image_size="large"),
     "image_size zero": changed(image_size=0),
     "calibration_scores a word": changed(calibration_scores="low"),
+    "calibration_scores a table": changed(calibration_scores=[[0.5]]),
 }
 
 
-@pytest.mark.parametrize(
-    "damage",
-    cases(DAMAGED_CONFIGS),
-)
-def test_load_a_damaged_config(damage, saved):
+@pytest.mark.parametrize("damage", cases(DAMAGED_CONFIGS))
+def test_load_with_a_damaged_config_is_refused(damage, saved):
     config = saved / "config.json"
     config.write_bytes(damage(config.read_text()))
-    with pytest.raises(mcl_tf.UsageError, match="no detector in .*saved"):
+    with pytest.raises(mcl_tf.UsageError, match="no detector as written by `save` in .*saved"):
         mcl_tf.AnomalyDetector.load(saved)
 
 
-def without_an_array(path):
+def remove_means(path):
     with np.load(path) as arrays:
         kept = {name: arrays[name] for name in arrays if name != "means"}
     np.savez(path, **kept)
@@ -577,20 +937,20 @@ DAMAGED_WEIGHTS = {
     "garbage": lambda path: path.write_bytes(b"x" * 1000),
     "no arrays": lambda path: np.savez(path),
     "one array alone": lambda path: path.write_bytes(np.lib.format.magic(1, 0) + b"x" * 100),
-    "one array missing": without_an_array,
+    "one array missing": remove_means,
     "a pickle": lambda path: path.write_bytes(b"\x80\x04N."),
 }
 
 
 @pytest.mark.parametrize("damage", cases(DAMAGED_WEIGHTS))
-def test_load_damaged_weights(damage, saved):
+def test_load_with_damaged_weights_is_refused(damage, saved):
     damage(saved / "weights.npz")
     with pytest.raises(mcl_tf.UsageError, match="weights in .*saved"):
         mcl_tf.AnomalyDetector.load(saved)
 
 
-def test_load_weights_of_another_network(saved, trained, tmp_path):
-    """One class instead of two: no array of the Gaussians fits."""
+def test_load_with_weights_of_another_network_is_refused(saved, trained, tmp_path):
+    """Gaussians of one class instead of two."""
     trained.save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "weights.npz", saved)
     with pytest.raises(mcl_tf.UsageError, match="weights in .*saved"):

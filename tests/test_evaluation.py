@@ -1,4 +1,4 @@
-"""Figures checked by hand, the table of scores and the report."""
+"""Metrics computed by hand, the table of scores and the report."""
 
 import csv
 
@@ -8,59 +8,57 @@ import pytest
 from mcl_tf import evaluation
 
 
-def test_figures_by_hand():
+def test_metrics_by_hand():
     # From high to low: anomaly 3, normal 2, anomaly 1, normal 0.
-    # AUROC: of the pairs (anomaly, normal) 3 > 2, 3 > 0 and 1 > 0 are in order, 1 < 2 is not: 3/4.
+    # AUROC: of the pairs (anomaly, normal), 3 > 2, 3 > 0 and 1 > 0 are in order, 1 < 2 is not: 3/4.
     # Average precision of anomalies: recall 1/2 at precision 1, the other half at 2/3: 1/2 + 1/3 = 5/6.
-    # Of normals, from low to high: recall 1/2 at precision 1, the other half at 2/3: 5/6 too.
-    # To find both anomalies the threshold falls to 1, where one of two normals is flagged: 1/2.
-    found = evaluation.figures([True, False, True, False], [3.0, 2.0, 1.0, 0.0])
-    assert found == pytest.approx(
-        {"auroc": 3 / 4, "aupr_anomaly": 5 / 6, "aupr_normal": 5 / 6, "fpr_at_95_tpr": 1 / 2}
-    )
+    # Average precision of normals, from low to high: recall 1/2 at precision 1, the other half at 2/3: also 5/6.
+    # The threshold that finds both anomalies is 1, which flags one of two normals: 1/2.
+    found = evaluation.compute_metrics([True, False, True, False], [3.0, 2.0, 1.0, 0.0])
+    assert found == pytest.approx({"auroc": 3 / 4, "aupr_anomaly": 5 / 6, "aupr_normal": 5 / 6, "fpr_at_95_tpr": 1 / 2})
 
 
-def test_figures_of_unequal_numbers_by_hand():
+def test_metrics_of_unequal_groups_by_hand():
     # From high to low: normal 9, anomaly 8, normals 7 and 6.
-    # AUROC: the anomaly is above two of three normals: 2/3. Average precision: found second, 1/2.
+    # AUROC: the anomaly is above two of three normals: 2/3. Average precision: it is found second, 1/2.
     # Normals from low to high: 6 and 7 at precision 1, 9 as fourth at 3/4: (1 + 1 + 3/4) / 3 = 11/12.
-    # The anomaly is found when one of three normals is flagged.
-    found = evaluation.figures([0, 0, 1, 0], np.array([7, 9, 8, 6], np.float32))
+    # Finding the anomaly flags one of three normals: 1/3.
+    found = evaluation.compute_metrics([0, 0, 1, 0], np.array([7, 9, 8, 6], np.float32))
     assert found == pytest.approx(
         {"auroc": 2 / 3, "aupr_anomaly": 1 / 2, "aupr_normal": 11 / 12, "fpr_at_95_tpr": 1 / 3}
     )
 
 
 @pytest.mark.parametrize(("sign", "auroc", "false_positives"), [(1.0, 1.0, 0.0), (-1.0, 0.0, 1.0)])
-def test_figures_of_perfect_and_reversed_scores(sign, auroc, false_positives):
+def test_metrics_of_perfect_and_reversed_scores(sign, auroc, false_positives):
     is_anomaly = np.arange(30) % 3 == 0
-    found = evaluation.figures(is_anomaly, sign * (is_anomaly + np.linspace(0, 0.5, 30)))
+    found = evaluation.compute_metrics(is_anomaly, sign * (is_anomaly + np.linspace(0, 0.5, 30)))
     assert found["auroc"] == auroc
     assert found["fpr_at_95_tpr"] == false_positives
     if sign > 0:
         assert found == pytest.approx({**found, "aupr_anomaly": 1.0, "aupr_normal": 1.0})
 
 
-def test_figures_of_equal_scores():
-    # All tied: every pair counts half, precision is the share of the positives, and any threshold flags all.
-    found = evaluation.figures([True, False, False, False], [0.5] * 4)
+def test_metrics_of_equal_scores():
+    # With ties only, every pair counts half, the precision is the share of the positives, and a threshold flags all.
+    found = evaluation.compute_metrics([True, False, False, False], [0.5] * 4)
     assert found == pytest.approx({"auroc": 0.5, "aupr_anomaly": 0.25, "aupr_normal": 0.75, "fpr_at_95_tpr": 1.0})
 
 
 @pytest.mark.parametrize(("below", "expected"), [(1, 0.0), (2, 1.0)])
-def test_five_of_a_hundred_anomalies_may_be_missed(below, expected):
-    # 20 anomalies, `below` of them under all normals: with one missed 95 % are found without a false alarm.
+def test_false_positive_rate_allows_5_percent_missed_anomalies(below, expected):
+    # 20 anomalies, `below` of them below all normals: without the lowest one, 95 % are found and no normal is flagged.
     scores = [10.0 + i for i in range(20 - below)] + [-10.0 - i for i in range(below)] + [0.0, 1.0, 2.0]
-    assert evaluation.figures([True] * 20 + [False] * 3, scores)["fpr_at_95_tpr"] == expected
+    assert evaluation.compute_metrics([True] * 20 + [False] * 3, scores)["fpr_at_95_tpr"] == expected
 
 
-def test_false_positives_where_normals_and_anomalies_tie():
+def test_false_positive_rate_with_ties_of_normals_and_anomalies():
     # 20 scores, each of one anomaly and one normal: the threshold that finds 19 anomalies flags 19 of 20 normals.
-    found = evaluation.figures([True, False] * 20, np.repeat(np.arange(20), 2))
+    found = evaluation.compute_metrics([True, False] * 20, np.repeat(np.arange(20), 2))
     assert found["fpr_at_95_tpr"] == pytest.approx(0.95)
 
 
-def test_write_scores(tmp_path):
+def test_write_scores_writes_csv(tmp_path):
     path = tmp_path / "scores.csv"
     evaluation.write_scores(
         path,
@@ -83,10 +81,10 @@ def test_write_scores_refuses_columns_of_unequal_length(tmp_path):
         evaluation.write_scores(tmp_path / "scores.csv", ["a", "b"], ["0", "1"], [0, 1], [0.5])
 
 
-def test_example_places_by_hand():
-    # Scores from low to high: places 3, 0, 2, 4, 1; anomalous are 0 and 1.
-    found = evaluation.example_places([1, 1, 0, 0, 0], [2.0, 9.0, 3.0, 1.0, 4.0], count=2)
-    assert {title: list(places) for title, places in found.items()} == {
+def test_example_indices_by_hand():
+    # From low to high scores: indices 3, 0, 2, 4, 1. Images 0 and 1 are anomalous.
+    found = evaluation.example_indices([1, 1, 0, 0, 0], [2.0, 9.0, 3.0, 1.0, 4.0], count=2)
+    assert {title: list(indices) for title, indices in found.items()} == {
         "lowest scores": [3, 0],
         "highest scores": [1, 4],
         "normal, scored highest": [4, 2],
@@ -98,11 +96,11 @@ def test_example_places_by_hand():
     ("threshold", "kind"), [(0.5, "usual"), (-9.0, "below-all"), (99.0, "above-all"), (1.0, "constant")]
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # equal scores have no histogram
-def test_plot_report_writes_a_picture(tmp_path, rng, threshold, kind):
+def test_plot_report_writes_a_png(tmp_path, rng, threshold, kind):
     is_anomaly = np.arange(40) % 4 == 0
     scores = np.ones(40) if kind == "constant" else rng.normal(size=40) + is_anomaly
-    picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    examples = {"lowest scores": [(picture, "0")] * 3, "anomalous, scored lowest": [(picture, "1")]}
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    examples = {"lowest scores": [(image, "0")] * 3, "anomalous, scored lowest": [(image, "1")]}
     path = tmp_path / "report.png"
     evaluation.plot_report(path, "digits", is_anomaly, rng.normal(size=40), scores, threshold, examples)
     content = path.read_bytes()

@@ -1,157 +1,309 @@
-"""`--mode=score`: every file scored once, the unreadable ones named, a stopped start gone on with."""
+"""Scoring of image files: every file once, unreadable ones named, and an interrupted start that can be resumed."""
 
 import csv
+import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import test_saved_model as export
-from test_main import ROOT, refused, run
-from test_signatures import encoded
+from absl.testing import flagsaver
 
+import main
 import mcl_tf
 from mcl_tf import file_scoring
-from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
+from mcl_tf.file_scoring import COLUMNS, ScoreFile
+from tests.helpers import (
+    CLASS_NAMES,
+    ROOT,
+    SCORE_TOLERANCE,
+    Killed,
+    encode,
+    fail_at,
+    mixed_images,
+    visible_names,
+)
 
 COUNT = 11
+FILE_NAMES = ["scores.csv", "scores.jsonl"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A SavedModel, pictures of several sizes under names that need quotes, and the library's scores by name."""
-    folder = tmp_path_factory.mktemp("files")
-    detector = mcl_tf.AnomalyDetector(**export.OPTIONS, serving_batch_sizes=(1,))
-    detector.fit(*export.tinted_pictures(24), class_names=["a, b", "c"])
-    detector.export(folder / "saved_model", new_version=True)
-    (folder / "pictures" / "deep er").mkdir(parents=True)
+def image_files(tiny_detector, tmp_path_factory):
+    """A folder of images of several sizes whose names need quotes, and the library's own scores by name.
+
+    A damaged file, a broken link, a hidden file and a pipe, which would block its reader, lie among them.
+    """
+    folder = tmp_path_factory.mktemp("files") / "images"
+    (folder / "deep er").mkdir(parents=True)
     scores = {}
-    for place in range(COUNT):
-        picture = export.mixed_pictures(1, 10 + place, 20, place)
-        name = folder / "pictures" / ("deep er" if place % 2 else "") / f'{place}, "x".png'
-        name.write_bytes(encoded(picture[0]))
-        scores[str(name)] = detector.decision_function(picture)[0]
-    (folder / "pictures" / "cut.png").write_bytes(encoded(picture[0])[:60])
-    (folder / "pictures" / "gone.png").symlink_to(folder / "nowhere")
-    (folder / "pictures" / ".hidden").write_bytes(b"")
-    os.mkfifo(folder / "pictures" / "pipe.png")  # would be waited for
+    for index in range(COUNT):
+        image = mixed_images(1, 10 + index, 20, index)
+        path = folder / ("deep er" if index % 2 else "") / f'{index}, "x".png'
+        path.write_bytes(encode(image[0]))
+        scores[str(path)] = tiny_detector.decision_function(image)[0]
+    (folder / "cut.png").write_bytes(encode(image[0])[:60])
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    (folder / ".hidden").write_bytes(b"")
+    os.mkfifo(folder / "pipe.png")
     return folder, scores
 
 
-def score(folder, output, **options):
-    config = {
-        "saved_model": str(folder / "saved_model"),
-        "images": str(folder / "pictures"),
-        "output": str(output),
-    }
-    return file_scoring.score_files(Config().replace(**{**config, "scoring_batch_size": 4, **options}))
+@pytest.fixture
+def score(tiny_export, image_files):
+    """Function that scores `image_files` with the tiny SavedModel, in small batches, into an output."""
+
+    def call(output, **options):
+        arguments = {"saved_model": tiny_export / "saved_model", "images": image_files[0], "batch_size": 4}
+        return mcl_tf.score_files(**{**arguments, "output": output, **options})
+
+    return call
 
 
-def read(path):
+def read_rows(path):
     with open(path, newline="") as file:
         return list(map(json.loads, file)) if str(path).endswith(".jsonl") else list(csv.DictReader(file))
 
 
-def check(path, scores):
-    rows = read(path)
+def check_rows(path, scores):
+    """Check that a file has one row per image, in order, with the scores of the library."""
+    rows = read_rows(path)
     assert [row["file"] for row in rows] == sorted(scores)
     found = [float(row["score"]) for row in rows]
-    # Float32 scores below 100, of other batches.
-    np.testing.assert_allclose(found, [scores[row["file"]] for row in rows], rtol=0, atol=1e-4)
-    assert {row["class_name"] for row in rows} <= {"a, b", "c"}
-    assert set(rows[0]) == set(file_scoring.COLUMNS)
+    # The batches are others, and scores are float32 below 100.
+    np.testing.assert_allclose(found, [scores[row["file"]] for row in rows], rtol=0, atol=SCORE_TOLERANCE)
+    assert {row["class_name"] for row in rows} <= set(CLASS_NAMES)
+    assert set(rows[0]) == set(COLUMNS)
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
-def test_every_file_is_scored_and_the_unreadable_ones_are_named(name, folder, tmp_path, capsys):
-    folder, scores = folder
-    assert score(folder, tmp_path / name) == COUNT
-    check(tmp_path / name, scores)
-    said = capsys.readouterr().out
-    assert f"{COUNT} files scored" in said
-    for name, reason in (
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_scores_every_file_and_names_unreadable_ones(name, score, image_files, tmp_path, library_log):
+    assert score(tmp_path / name) == COUNT
+    check_rows(tmp_path / name, image_files[1])
+    assert f"{COUNT} files were scored into {tmp_path / name}, 0 were scored before, 3 are" in library_log.text
+    for file, reason in (
         ("cut.png", "is a PNG that cannot be decoded"),
         ("gone.png", "cannot be read: No such file or directory"),
-        ("pipe.png", "is no regular file"),
+        ("pipe.png", "is not a regular file"),
     ):
-        assert f"{name} {reason}" in said
-    assert ".hidden" not in said
+        assert f"{file} {reason}" in library_log.text
+    assert ".hidden" not in library_log.text
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl"])
-def test_a_stopped_start_goes_on_and_scores_no_file_twice(name, folder, tmp_path, monkeypatch):
-    folder, scores = folder
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_resumes_and_scores_no_file_twice(name, score, image_files, tmp_path, monkeypatch):
     path = tmp_path / name
-    real, calls = file_scoring.score_batch, []
+    score_batch, sizes = file_scoring.score_batch, []
 
-    def stop(scorer, images):
-        if len(calls) == 2:
+    def interrupt(scorer, images):
+        if len(sizes) == 2:
             raise KeyboardInterrupt
-        calls.append(len(images))
-        return real(scorer, images)
+        sizes.append(len(images))
+        return score_batch(scorer, images)
 
-    monkeypatch.setattr(file_scoring, "score_batch", stop)
+    monkeypatch.setattr(file_scoring, "score_batch", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        score(folder, path)
-    assert 0 < len(read(path)) == sum(calls) < COUNT  # written as they came
-    path.write_bytes(path.read_bytes()[:-7])  # the last row half written
-    rest = []
-    monkeypatch.setattr(file_scoring, "score_batch", lambda scorer, x: (rest.append(len(x)), real(scorer, x))[1])
-    assert score(folder, path, resume=True) == COUNT - sum(calls) + 1 == sum(rest)
-    check(path, scores)
+        score(path)
+    assert 0 < len(read_rows(path)) == sum(sizes) < COUNT  # written as they came
+    path.write_bytes(path.read_bytes()[:-7])  # the last row is half-written
+    resumed = []
+    monkeypatch.setattr(
+        file_scoring, "score_batch", lambda scorer, x: (resumed.append(len(x)), score_batch(scorer, x))[1]
+    )
+    assert score(path, resume=True) == COUNT - sum(sizes) + 1 == sum(resumed)
+    check_rows(path, image_files[1])
 
 
-def test_an_output_that_is_there_is_kept(folder, tmp_path):
-    folder, _ = folder
+def test_does_not_touch_an_existing_output(score, tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("mine\n")
-    for options, message in (({}, "is there: --resume"), ({"resume": True}, "is no file of scores")):
+    for options, message in (({}, "exists. Resume to add to it"), ({"resume": True}, "is not a file of scores")):
         with pytest.raises(UsageError, match=message):
-            score(folder, path, **options)
+            score(path, **options)
     assert path.read_text() == "mine\n"
 
 
-def test_names_that_are_not_utf8_are_scored(folder, tmp_path):
-    folder, _ = folder
-    name = os.fsencode(tmp_path) + b"/\xff.png"
-    with open(name, "wb") as file:
-        file.write(encoded(export.mixed_pictures(1, 9, 9, 0)[0]))
+def test_scores_names_that_are_not_utf8(score, image_files, tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
+        file.write(encode(mixed_images(1, 9, 9, 0)[0]))
     output = tmp_path / "out" / "scores.csv"
     output.parent.mkdir()
-    score(folder, output, images=str(tmp_path / "*.png"))
+    score(output, images=str(tmp_path / "*.png"))
     assert b"\xff.png" in output.read_bytes()
-    with pytest.raises(UsageError, match="that can be read"):
-        score(folder, tmp_path / "again.csv", images=str(folder / "pictures" / "cut.png"))
+
+
+def test_fails_if_no_file_can_be_read(score, image_files, tmp_path):
+    with pytest.raises(UsageError, match="None of the 1 files of .* is an image that can be read"):
+        score(tmp_path / "scores.csv", images=str(image_files[0] / "cut.png"))
+
+
+# The command line
 
 
 @pytest.mark.slow
-def test_the_command_line_works_without_what_trains(folder, tmp_path):
-    folder, scores = folder
-    options = [f"--saved_model={folder / 'saved_model'}", f"--images={folder / 'pictures'}"]
-    options += ["--mode=score", f"--output={tmp_path / 'scores.csv'}"]
-    code = (
-        "import sys, main; code = main.main(sys.argv); assert 'mcl_tf.training' not in sys.modules; sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    check(tmp_path / "scores.csv", scores)
+def test_command_line_writes_the_rows_of_the_function_and_imports_nothing_that_trains(
+    tiny_export, image_files, tmp_path
+):
+    folder, scores = image_files
+    options = [f"--saved_model={tiny_export / 'saved_model'}", f"--images={folder}"]
+    options += ["--mode=score", f"--output={tmp_path / 'command.csv'}"]
+    code = "import sys, main; code = main.main(sys.argv); assert 'mcl_tf.training' not in sys.modules; sys.exit(code)"
+    command = [sys.executable, "-c", code, *options]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert f"{COUNT} files were scored into {tmp_path / 'command.csv'}" in process.stdout
+    check_rows(tmp_path / "command.csv", scores)
+    assert mcl_tf.score_files(tiny_export / "saved_model", folder, tmp_path / "function.csv") == COUNT
+    for found, expected in zip(read_rows(tmp_path / "command.csv"), read_rows(tmp_path / "function.csv"), strict=True):
+        # The number of threads differs between the processes, and with it the order of sums.
+        assert float(found.pop("score")) == pytest.approx(float(expected.pop("score")), abs=SCORE_TOLERANCE)
+        assert found == expected
 
 
-@pytest.mark.slow
+@pytest.fixture
+def refuse(monkeypatch, capfd):
+    """Function that runs main.py in this process, checks that it refuses its arguments, and returns the message."""
+    logger = logging.getLogger("mcl_tf")
+    for name in ("handlers", "level", "propagate"):  # main.py sets them
+        value = getattr(logger, name)
+        monkeypatch.setattr(logger, name, list(value) if name == "handlers" else value)
+
+    def call(*arguments):
+        with flagsaver.flagsaver():
+            code = main.main(["main.py", *arguments])
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert (code, len(lines)) == (2, 1), lines
+        return lines[0]
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ((), "Received: no --saved_model"),
         (("--saved_model=nowhere", "--images=x", "--output=y.csv"), "Received: nowhere"),
-        (("--saved_model={0}/saved_model", "--images={0}/*.bmp", "--output=y.csv"), "Received: {0}/*.bmp"),
-        (("--saved_model={0}/saved_model", "--images={0}/pictures", "--output={0}/no/y.csv"), "cannot be written"),
+        (("--saved_model={0}", "--images={1}/*.bmp", "--output=y.csv"), "Received: {1}/*.bmp"),
+        (("--saved_model={0}", "--images={1}", "--output={1}/no/y.csv"), "cannot be written"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(options, message, folder):
-    line = refused(run("--mode=score", *(option.format(folder[0]) for option in options)))
-    assert message.format(folder[0]) in line
+def test_refuses_bad_input_in_one_line(options, message, refuse, tiny_export, image_files):
+    folders = (tiny_export / "saved_model", image_files[0])
+    assert message.format(*folders) in refuse("--mode=score", *(option.format(*folders) for option in options))
+
+
+# The file of scores
+
+
+def make_row(name, score=1.5):
+    values = (name, score, True, 0.25, 1, "a, b")
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+@pytest.mark.parametrize("file_name", FILE_NAMES)
+@pytest.mark.parametrize(
+    "name", ["a.png", 'a, "b".png', "ü.png", "\udcff.png", "a\nb.png", "a\u2028b.png", "a\x85b.png"]
+)
+def test_reads_back_the_names_of_an_earlier_start(name, file_name, tmp_path):
+    with ScoreFile(tmp_path / file_name, resume=False) as file:
+        file.write([make_row(name), make_row("last.png")])
+    written = (tmp_path / file_name).read_bytes()
+    with ScoreFile(tmp_path / file_name, resume=True) as file:
+        assert file.scored == {name, "last.png"}
+    assert (tmp_path / file_name).read_bytes() == written
+
+
+@pytest.mark.parametrize("file_name", FILE_NAMES)
+def test_reads_back_exact_scores(file_name, tmp_path, rng):
+    scores = rng.lognormal(0, 9, 50).astype(np.float32)
+    with ScoreFile(tmp_path / file_name, resume=False) as file:
+        file.write([make_row(f"{index}.png", float(score)) for index, score in enumerate(scores)])
+    found = [np.float32(row["score"]) for row in read_rows(tmp_path / file_name)]
+    np.testing.assert_array_equal(found, scores)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=["error", "kill"])
+@pytest.mark.parametrize("file_name", FILE_NAMES)
+def test_keeps_the_old_file_whatever_step_fails(file_name, error, tmp_path, monkeypatch):
+    path = tmp_path / file_name
+    with ScoreFile(path, resume=False) as file:
+        file.write([make_row("a.png"), make_row("b.png")])
+    complete = path.read_bytes()
+    old = complete + complete.splitlines(keepends=True)[-1][:9]  # interrupted within its third row
+    found = []
+    for step in itertools.count():
+        path.write_bytes(old)
+        failure = None
+        with fail_at(monkeypatch, step, error) as fault:
+            try:
+                with ScoreFile(path, resume=True) as file:
+                    assert file.scored == {"a.png", "b.png"}
+            except UsageError as caught:
+                failure = str(caught)
+        if failure is not None:
+            assert "cannot be written: No space left on device" in failure
+        found.append(path.read_bytes())
+        assert visible_names(tmp_path) == [file_name]
+        if not fault.reached:
+            break
+    assert step > 3
+    # Until the new file is renamed, the old one stays as it was.
+    renamed = found.index(complete)
+    assert renamed > 1
+    assert found == [old] * renamed + [complete] * (len(found) - renamed)
+    assert not list(tmp_path.glob(".*")) or isinstance(error, Killed)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "text"),
+    [
+        ("scores.csv", "file,score\na.png,1\n"),
+        ("scores.csv", ",".join(COLUMNS) + "\na.png,1\n"),
+        ("scores.csv", ",".join(COLUMNS) + "\na.png,1,1,1,0,c,more\n"),
+        ("scores.jsonl", "a.png\n"),
+        ("scores.jsonl", '{"file": "a.png"}\n'),
+        ("scores.jsonl", "[]\n"),
+    ],
+)
+def test_refuses_to_resume_what_is_not_a_file_of_scores(file_name, text, tmp_path):
+    (tmp_path / file_name).write_text(text)
+    with pytest.raises(UsageError, match="is not a file of scores|has a row that is not a score") as error:
+        ScoreFile(tmp_path / file_name, resume=True)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / file_name).read_text() == text
+
+
+@pytest.mark.parametrize("file_name", FILE_NAMES)
+@pytest.mark.parametrize("text", ["", "fi"])
+def test_resumes_a_start_without_a_complete_row(file_name, text, tmp_path):
+    (tmp_path / file_name).write_text(text)
+    with ScoreFile(tmp_path / file_name, resume=True) as file:
+        assert file.scored == set()
+        file.write([make_row("a.png")])
+    assert [row["file"] for row in read_rows(tmp_path / file_name)] == ["a.png"]
+
+
+# Files and folders
+
+
+def test_finds_files_at_any_depth_or_by_a_glob(tmp_path):
+    for name in ("b.png", "a/c.jpg", "a/.hidden.png", ".a/d.png", "[x]/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [f"{tmp_path}/{name}" for name in ("[x]/e.png", "a/c.jpg", "b.png")]
+    assert file_scoring.find_files(tmp_path) == names
+    assert file_scoring.find_files(f"{tmp_path}/**/*.png") == [names[0], names[2]]
+    assert file_scoring.find_files(tmp_path / "[x]") == names[:1]
+    assert file_scoring.find_files(tmp_path / "nowhere") == []
+
+
+def test_does_not_score_its_own_output(score, tmp_path, library_log):
+    (tmp_path / "a.png").write_bytes(encode(mixed_images(1, 9, 9, 0)[0]))
+    assert score(tmp_path / "scores.csv", images=tmp_path) == 1
+    assert score(tmp_path / "scores.csv", images=tmp_path, resume=True) == 0
+    assert "0 files were scored into" in library_log.text
+    assert library_log.text.count("0 are unreadable") == 2

@@ -1,4 +1,4 @@
-"""The Gaussians against NumPy, scikit-learn and distances computed one by one."""
+"""The Gaussians, compared with NumPy, scikit-learn and distances computed one by one."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from sklearn.covariance import LedoitWolf
 
 from mcl_tf import gaussians
 from mcl_tf.errors import UsageError
-from mcl_tf.gaussians import ClassConditionalGaussians, GaussianFitter
+from mcl_tf.gaussians import ClassConditionalGaussians
 
-JITTER = 1e-9  # on every diagonal, as the authors' code adds it
+JITTER = 1e-9  # added to every diagonal, as in the authors' code
 
 
 def draw(seed, per_group=30, dimension=6, classes=2, offset=0.0, spread=1.0):
-    """Correlated embeddings of every (class, rotation) pair in mixed order: (embeddings, labels, rotations)."""
+    """Draw correlated embeddings of every (class, rotation) pair, in random order, with labels and rotations."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(classes), 4 * per_group)
     rotations = np.tile(np.repeat(np.arange(4), per_group), classes)
@@ -26,7 +26,7 @@ def draw(seed, per_group=30, dimension=6, classes=2, offset=0.0, spread=1.0):
 
 
 def shrunk(x, shrinkage):
-    """The covariance that a group should have, from definitions: numpy.cov or scikit-learn's estimate."""
+    """Return the covariance of a group by definition: that of numpy.cov or of scikit-learn."""
     dimension = x.shape[1]
     if shrinkage == "ledoit_wolf":
         covariance = LedoitWolf().fit(x).covariance_
@@ -37,36 +37,46 @@ def shrunk(x, shrinkage):
 
 
 def direct_distance(z, x, shrinkage):
-    """sqrt((z - mean)' S^-1 (z - mean)) in float64."""
+    """Return sqrt((z - mean)' S^-1 (z - mean)), computed in float64."""
     x = x.astype(np.float64)
     centred = z.astype(np.float64) - x.mean(axis=0)
     return np.sqrt(centred @ np.linalg.solve(shrunk(x, shrinkage), centred))
 
 
-def in_batches(data, sizes):
-    """A fitter that has seen the data in batches of the given sizes."""
-    fitter = GaussianFitter(num_classes=int(data[1].max()) + 1)
-    for part in np.split(np.arange(len(data[0])), np.cumsum(sizes)):
-        fitter.update(*(column[part] for column in data))
-    return fitter
+def distances_one_by_one(fitted, embeddings, rotations):
+    """Return the distances [n, C] of single embeddings, computed in float64 from means and whitenings."""
+    embeddings, means, whitenings = (np.float64(x) for x in (embeddings, fitted.means, fitted.whitenings))
+    return np.array(
+        [
+            [np.linalg.norm((z - means[k, c]) @ whitenings[k, c]) for c in range(means.shape[1])]
+            for z, k in zip(embeddings, rotations, strict=True)
+        ]
+    ).reshape(len(embeddings), means.shape[1])
+
+
+def fit_in_batches(data, sizes, shrinkage="ledoit_wolf"):
+    """Fit to the data in batches of the given sizes; the last batch has the rest."""
+    parts = np.split(np.arange(len(data[0])), np.cumsum(sizes))
+    batches = ([column[part] for column in data] for part in parts)
+    return ClassConditionalGaussians.fit_batches(batches, num_classes=int(data[1].max()) + 1, shrinkage=shrinkage)
 
 
 def assert_same_gaussians(found, expected, rtol=2e-5):
-    # Float64 sums in another order, then one rounding to float32; whitenings of well-conditioned covariances.
+    # Sums of float64 in another order, rounded to float32; the covariances are well-conditioned.
     np.testing.assert_allclose(found.means, expected.means, rtol=1e-6, atol=1e-6)
     scale = np.abs(expected.whitenings).max()
     np.testing.assert_allclose(found.whitenings, expected.whitenings, rtol=0, atol=rtol * scale)
 
 
-# Plain covariances of no more embeddings than dimensions are invertible up to the jitter only: their distances are
-# tested further down, not their inverses.
+# A covariance of no more embeddings than dimensions is singular without shrinkage: the tests of degenerate embeddings
+# below check its distances.
 FITS = [(30, 6, s) for s in (None, 0.0, 0.1, 1.0, "ledoit_wolf")]
 FITS += [(40, 1, s) for s in (None, 0.1, "ledoit_wolf")]
 FITS += [(count, dimension, s) for count, dimension in ((8, 12), (2, 3)) for s in (0.1, 1.0, "ledoit_wolf")]
 
 
 @pytest.mark.parametrize(("per_group", "dimension", "shrinkage"), FITS)
-def test_fit_has_the_mean_and_covariance_of_every_group(per_group, dimension, shrinkage):
+def test_fit_gives_the_mean_and_covariance_of_every_group(per_group, dimension, shrinkage):
     # The inverse of W W' is the covariance.
     x, labels, rotations = draw(0, per_group, dimension)
     fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=2, shrinkage=shrinkage)
@@ -79,13 +89,13 @@ def test_fit_has_the_mean_and_covariance_of_every_group(per_group, dimension, sh
             np.testing.assert_allclose(fitted.means[rotation, label], group.mean(axis=0), rtol=1e-6, atol=1e-6)
             whitening = fitted.whitenings[rotation, label].astype(np.float64)
             covariance, expected = np.linalg.inv(whitening @ whitening.T), shrunk(group, shrinkage)
-            # Float32 whitenings; inverting multiplies their 1e-7 by the condition number, here up to 1e3.
+            # The condition number, here up to 1e3, multiplies the rounding of float32 whitenings, 1e-7.
             assert np.abs(covariance - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.3, "ledoit_wolf"])
 @pytest.mark.parametrize("classes", [1, 3])
-def test_distances_match_one_by_one(classes, shrinkage):
+def test_distances_match_the_definition(classes, shrinkage):
     x, labels, rotations = draw(1, classes=classes)
     fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=classes, shrinkage=shrinkage)
     rng = np.random.default_rng(2)
@@ -97,42 +107,74 @@ def test_distances_match_one_by_one(classes, shrinkage):
     for i, turn in enumerate(turns):
         for label in range(classes):
             group = x[(labels == label) & (rotations == turn)]
-            # Float32 differences and products; the condition numbers above stand for the factor over 1e-7.
+            # The condition number multiplies the rounding of float32 differences and products, 1e-7.
             np.testing.assert_allclose(found[i, label], direct_distance(z[i], group, shrinkage), rtol=1e-4)
 
 
-def test_distances_keep_the_order_of_their_rows():
+ROTATIONS = {
+    "8 views": [0, 0, 1, 1, 2, 2, 3, 3],
+    "4 views": [0, 1, 2, 3],
+    "1 view": [0],
+    "consecutive rotations from 1": [1, 1, 2, 2],
+    "missing rotation": [0, 0, 2, 2, 3, 3],
+    "one rotation": [3, 3, 3],
+    "alternating": [2, 0, 3, 1, 2, 0, 3, 1],
+    "descending": [3, 3, 2, 2, 1, 1, 0, 0],
+    "unequal counts": [0, 1, 1, 1, 2, 3, 3],
+    "unequal counts in random order": [3, 1, 0, 0, 2, 3, 1, 1, 2],
+    "unequal counts without rotation 2": [1, 0, 3, 1, 1],
+    "none": [],
+}
+BATCHES = {"no batch": (), "batch": (5,), "two batch dimensions": (2, 3), "batch of 1": (1,), "empty batch": (0,)}
+
+
+@pytest.mark.parametrize("classes", [1, 2, gaussians._MAX_CLASSES_AT_ONCE + 1])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("rotations", ROTATIONS.values(), ids=ROTATIONS)
+def test_distances_match_distances_one_by_one(rotations, batch, classes):
+    fitted = ClassConditionalGaussians.fit(*draw(3, classes=classes), num_classes=classes)
+    z = np.random.default_rng(4).normal(size=(*batch, len(rotations), 6)).astype(np.float32)
+    found = fitted.distances(z, rotations)
+    assert found.shape == (*batch, len(rotations), classes)
+    assert found.dtype == tf.float32
+    count = int(np.prod(batch))
+    expected = distances_one_by_one(fitted, z.reshape(-1, 6), np.tile(np.array(rotations, int), count))
+    # Differences of float32 numbers around 1; the whitenings are the same on both sides.
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rotations", [[0, 0, 1, 1, 2, 2, 3, 3], [3, 1, 0, 0, 2]], ids=["views", "any order"])
+def test_distances_in_a_graph_with_a_batch_of_unknown_size(rotations):
+    fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
+    signature = [tf.TensorSpec([None, len(rotations), 6], tf.float32)]
+    distances = tf.function(lambda z: fitted.distances(z, rotations), signature, autograph=False)
+    for count in (0, 1, 7):
+        z = np.random.default_rng(7).normal(size=(count, len(rotations), 6)).astype(np.float32)
+        np.testing.assert_allclose(distances(z), fitted.distances(z, rotations), rtol=1e-5)
+
+
+def test_distances_of_variables_follow_their_values():
     fitted = ClassConditionalGaussians.fit(*draw(3), num_classes=2)
-    z = np.random.default_rng(4).normal(size=(16, 6)).astype(np.float32)
-    turns = np.tile([2, 0, 3, 1], 4)
-    found = fitted.distances(z, turns).numpy()
-    for order in (np.argsort(turns, kind="stable"), np.arange(16)[::-1], np.random.default_rng(5).permutation(16)):
-        np.testing.assert_allclose(fitted.distances(z[order], turns[order]), found[order], rtol=1e-5)
-    only = fitted.distances(z[turns == 3], [3] * 4)  # the other rotations' parts are empty
-    np.testing.assert_allclose(only, found[turns == 3], rtol=1e-5)
-    assert fitted.distances(np.zeros((0, 6), np.float32), np.zeros(0, np.int32)).shape == (0, 2)
+    means, whitenings = tf.Variable(tf.zeros([4, 2, 6])), tf.Variable(tf.zeros([4, 2, 6, 6]))
+    z = np.random.default_rng(4).normal(size=(4, 6)).astype(np.float32)
+    with_variables = ClassConditionalGaussians(means, whitenings)
+    np.testing.assert_array_equal(with_variables.distances(z, range(4)), np.zeros((4, 2)))
+    means.assign(fitted.means)
+    whitenings.assign(fitted.whitenings)
+    np.testing.assert_array_equal(with_variables.distances(z, range(4)), fitted.distances(z, range(4)))
 
 
 def test_distances_by_hand():
-    # Means 0 and variances 4 and 1 without covariance: the distance of (2, 1) is sqrt(4 / 4 + 1 / 1) = sqrt(2), in
-    # rotation 1, whose mean is (2, 0), it is 1. Jitter changes either by 1e-9 of itself.
+    # Means 0 and variances 4 and 1 without covariance: the distance of (2, 1) is sqrt(4 / 4 + 1 / 1) = sqrt(2). In
+    # rotation 1, whose mean is (2, 0), it is 1. The jitter changes both by a share of 1e-9.
     points = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]]) * np.sqrt(3.0 / 4.0)
     x = np.concatenate([points, points + [2.0, 0.0], points, points])
     fitted = ClassConditionalGaussians.fit(x, [0] * 16, np.repeat(range(4), 4), num_classes=1, shrinkage=None)
     np.testing.assert_allclose(fitted.distances([[2.0, 1.0]] * 2, [0, 1]), [[np.sqrt(2.0)], [1.0]], rtol=1e-6)
 
 
-def test_distances_in_a_graph_of_unknown_length():
-    fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
-    signature = [tf.TensorSpec([None, 6], tf.float32), tf.TensorSpec([None], tf.int32)]
-    distances = tf.function(fitted.distances, signature, autograph=False)
-    z = np.random.default_rng(7).normal(size=(9, 6)).astype(np.float32)
-    turns = np.array([3, 1, 0, 0, 2, 3, 1, 1, 2], np.int32)
-    np.testing.assert_allclose(distances(z, turns), fitted.distances(z, turns), rtol=1e-5)
-
-
-@pytest.mark.parametrize("classes", [2, gaussians._AT_ONCE + 1], ids=["at-once", "by-rotation"])
-def test_mahalanobis_takes_all_rotations(classes):
+@pytest.mark.parametrize("classes", [2, gaussians._MAX_CLASSES_AT_ONCE + 1], ids=["at-once", "by-rotation"])
+def test_mahalanobis_of_all_rotations(classes):
     fitted = ClassConditionalGaussians.fit(*draw(6, classes=classes), num_classes=classes)
     z = np.random.default_rng(8).normal(size=(4, 5, 6)).astype(np.float32)
     found = tf.function(gaussians.mahalanobis, autograph=False)(z, fitted.means, fitted.whitenings)
@@ -140,62 +182,68 @@ def test_mahalanobis_takes_all_rotations(classes):
     np.testing.assert_allclose(tf.reshape(found, [20, classes]), expected, rtol=1e-5)
 
 
-# Batch by batch.
+# Fits in batches.
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.2, "ledoit_wolf"])
 @pytest.mark.parametrize("sizes", [[1] * 240, [100, 1, 60], [240]], ids=["ones", "uneven", "one-batch"])
-def test_batches_give_what_one_fit_gives(sizes, shrinkage):
+def test_fit_batches_equals_fit(sizes, shrinkage):
     data = draw(8)
     expected = ClassConditionalGaussians.fit(*data, num_classes=2, shrinkage=shrinkage)
-    assert_same_gaussians(in_batches(data, sizes).gaussians(shrinkage), expected)
+    assert_same_gaussians(fit_in_batches(data, sizes, shrinkage), expected)
 
 
 @pytest.mark.parametrize("shrinkage", [None, "ledoit_wolf"])
-def test_the_order_of_embeddings_does_not_matter(shrinkage):
+def test_the_order_of_embeddings_has_no_effect(shrinkage):
     data = draw(9)
     expected = ClassConditionalGaussians.fit(*data, num_classes=2, shrinkage=shrinkage)
     order = np.random.default_rng(0).permutation(240)
-    moved = [column[order] for column in data]
-    assert_same_gaussians(in_batches(moved, [7] * 34).gaussians(shrinkage), expected)
+    shuffled = [column[order] for column in data]
+    assert_same_gaussians(fit_in_batches(shuffled, [7] * 34, shrinkage), expected)
 
 
-def test_fitter_can_go_on_after_giving_gaussians():
-    x, labels, rotations = draw(10)
-    fitter = in_batches((x[:200], labels[:200], rotations[:200]), [200])
-    first = fitter.gaussians()
-    fitter.update(x[200:], labels[200:], rotations[200:])
-    assert_same_gaussians(
-        first, ClassConditionalGaussians.fit(x[:200], labels[:200], rotations[:200], num_classes=2)
-    )
-    assert_same_gaussians(fitter.gaussians(), ClassConditionalGaussians.fit(x, labels, rotations, num_classes=2))
+def test_an_empty_batch_has_no_effect():
+    data = draw(16)
+    empty = np.zeros((0, 6)), np.zeros(0, int), np.zeros(0, int)
+    found = ClassConditionalGaussians.fit_batches([empty, data, empty], num_classes=2)
+    assert_same_gaussians(found, ClassConditionalGaussians.fit(*data, num_classes=2))
+
+
+def test_fit_batches_reads_the_batches_once():
+    consumed = []
+
+    def batches():
+        for number, part in enumerate(np.split(np.arange(240), 4)):
+            consumed.append(number)
+            yield [column[part] for column in draw(8)]
+
+    ClassConditionalGaussians.fit_batches(batches(), num_classes=2)
+    assert consumed == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("shrinkage", [None, "ledoit_wolf"])
-@pytest.mark.parametrize("first", [1, 240], ids=["by-batches", "at-once"])
+@pytest.mark.parametrize("first", [1, 240], ids=["batches", "at-once"])
 def test_small_spread_around_a_large_mean(first, shrinkage):
-    # Means near 1 and deviations near 1e-4: the square of a mean in float32 carries an error of 6e-8, six times
-    # the variance of 1e-8, so sums that do not take a shift off first fail by more than everything.
+    # Means near 1 and deviations near 1e-4: in float32, the square of a mean is off by 6e-8, six times the variance of
+    # 1e-8. Sums that are not shifted first would be useless.
     x, labels, rotations = data = draw(11, offset=1.0, spread=1e-4)
-    fitted = in_batches(data, [first] * (240 // first)).gaussians(shrinkage)
+    fitted = fit_in_batches(data, [first] * (240 // first), shrinkage)
     z = x[:40] + np.float32(1e-4)
     found = fitted.distances(z, rotations[:40]).numpy()
     for i in range(40):
         for label in range(2):
             group = x[(labels == label) & (rotations == rotations[i])]
             # Means in float32 are off by up to 6e-8, 6e-4 of a deviation.
-            np.testing.assert_allclose(
-                found[i, label], direct_distance(z[i], group, shrinkage), rtol=5e-3, atol=5e-3
-            )
+            np.testing.assert_allclose(found[i, label], direct_distance(z[i], group, shrinkage), rtol=5e-3, atol=5e-3)
 
 
 # Degenerate embeddings.
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.0, 0.5, "ledoit_wolf"])
-@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["normalised", "large"])
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["normalized", "large"])
 def test_fewer_embeddings_than_dimensions(scale, shrinkage):
-    # Large numbers make rounding leave eigenvalues below -1e-9, which no factorisation into triangles survives.
+    # With large numbers, rounding leaves eigenvalues below -1e-9, with which a Cholesky factorization fails.
     x, labels, rotations = draw(12, per_group=5, dimension=40, classes=1)
     x = scale * x / np.linalg.norm(x, axis=1, keepdims=True)
     fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=1, shrinkage=shrinkage)
@@ -209,16 +257,15 @@ def test_fewer_embeddings_than_dimensions(scale, shrinkage):
 @pytest.mark.parametrize("shrinkage", [None, 0.5, 1.0, "ledoit_wolf"])
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_constant_embedding(value, shrinkage):
-    # The covariance is 0, so the jitter alone is left: a point d away is d / sqrt(1e-9) away.
+    # The covariance is the jitter only: the distance of a point at Euclidean distance d is d / sqrt(1e-9).
     x = np.full((12, 3), value, np.float32)
     fitted = ClassConditionalGaussians.fit(x, [0] * 12, np.arange(12) % 4, num_classes=1, shrinkage=shrinkage)
     found = fitted.distances([x[0], x[0] + [0.25, 0.0, 0.0]], [0, 1]).numpy()[:, 0]
-    assert found[0] < 1e-2  # the mean's rounding, 3e-8 at most, over sqrt(1e-9)
+    assert found[0] < 1e-2  # the rounding of the mean, at most 3e-8, over sqrt(1e-9)
     np.testing.assert_allclose(found[1], 0.25 / np.sqrt(1e-9), rtol=1e-5)
 
 
-def test_two_equal_embeddings_among_others():
-    # Two equal embeddings in one group and spread ones in the others must not disturb each other.
+def test_a_constant_group_does_not_affect_the_others():
     x, labels, rotations = draw(13, classes=1)
     x[rotations == 2] = 0.5
     fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=1)
@@ -249,9 +296,9 @@ def test_too_few_embeddings_are_refused(missing, words):
         assert word in str(error.value)
 
 
-def test_no_embeddings_are_refused():
+def test_an_empty_fit_is_refused():
     with pytest.raises(UsageError, match="Received: 0 of class 0, rotation 0"):
-        GaussianFitter(1).gaussians()
+        ClassConditionalGaussians.fit_batches([], num_classes=1)
 
 
 @pytest.mark.parametrize(
@@ -265,31 +312,30 @@ def test_no_embeddings_are_refused():
 )
 def test_labels_and_rotations_out_of_range_are_refused(labels, rotations, message):
     with pytest.raises(UsageError, match=message):
-        GaussianFitter(2).update(np.zeros((4, 3)), labels, rotations)
+        ClassConditionalGaussians.fit(np.zeros((4, 3)), labels, rotations, num_classes=2)
 
 
 @pytest.mark.parametrize(
     ("shape", "labels", "rotations"),
     [((4, 3), 3, 4), ((4, 3), 4, 5), ((4, 3), 5, 5), ((4,), 4, 4), ((2, 2, 3), 2, 2)],
 )
-def test_shapes_that_do_not_fit_are_refused(shape, labels, rotations):
+def test_inconsistent_shapes_are_refused(shape, labels, rotations):
     with pytest.raises(UsageError, match="one label and one rotation each") as error:
-        GaussianFitter(1).update(np.zeros(shape), np.zeros(labels, int), np.zeros(rotations, int))
+        ClassConditionalGaussians.fit(np.zeros(shape), np.zeros(labels, int), np.zeros(rotations, int), num_classes=1)
     assert str(shape) in str(error.value)
 
 
 @pytest.mark.parametrize("shrinkage", [None, 0.5, "ledoit_wolf"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_embeddings_that_are_no_numbers_are_refused(value, shrinkage):
+def test_embeddings_that_are_not_finite_are_refused(value, shrinkage):
     x, labels, rotations = draw(15)
     x[np.flatnonzero(labels == 1)[3], 2] = value
     with pytest.raises(UsageError, match="class 1 are not all finite"):
         ClassConditionalGaussians.fit(x, labels, rotations, num_classes=2, shrinkage=shrinkage)
 
 
-def test_an_empty_batch_changes_nothing():
-    data = draw(16)
-    fitter = in_batches(data, [240])
-    fitter.update(np.zeros((0, 6)), np.zeros(0, int), np.zeros(0, int))
-    assert_same_gaussians(fitter.gaussians(), ClassConditionalGaussians.fit(*data, num_classes=2))
+@pytest.mark.parametrize("shrinkage", ["much", -0.1, 1.5, np.nan, [0.5]], ids=str)
+def test_unknown_shrinkages_are_refused(shrinkage):
+    with pytest.raises(UsageError, match="shrinkage must be ledoit_wolf, None or 0 to 1. Received: "):
+        ClassConditionalGaussians.fit(*draw(16), num_classes=2, shrinkage=shrinkage)

@@ -1,5 +1,6 @@
-"""The losses against golden values, plain loops in float64 and closed forms."""
+"""The losses, compared with golden values, plain loops in float64 and closed forms."""
 
+import functools
 import math
 import pathlib
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import losses
+from mcl_tf import blocked_losses, losses
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-FLOOR = 1e-7  # below all similarities
+FLOOR = 1e-7  # the smallest similarity
 
 
-# The reference: sections 3.1 and 3.2 of the paper (arXiv:2105.08793) as loops over anchors and pairs in float64.
+# The reference: sections 3.1 and 3.2 of the paper (arXiv:2105.08793) as loops over anchors and pairs, in float64.
 
 
 def unit(x):
@@ -33,7 +34,7 @@ def log_sum_exp(terms):
 
 
 def loop_losses(x, labels, rotations, partners, alpha, beta, tau):
-    """(ccm [2, N], spa [2, N] with nan where there is no partner) of raw projections x [2, N, D]."""
+    """Return ccm [2, N] and spa [2, N], NaN where there is no partner, of projections x [2, N, D]."""
     z = unit(x)
     n = z.shape[1]
     cosine = np.einsum("vnd,wmd->vnwm", z, z)
@@ -65,11 +66,11 @@ def mean_or_zero(values):
 
 
 def draw_problem(seed, n, classes, dimension=8, spread=1.0):
-    """Random projections with a common part, so that similarities of both signs and near 1 occur."""
+    """Draw projections with a common part, so that similarities of both signs and near 1 occur."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, n, dimension)) * spread + rng.normal(size=dimension)
     x[1] = x[0] + 0.5 * rng.normal(size=(n, dimension))
-    x *= rng.uniform(0.1, 30.0, size=(2, n, 1))  # lengths must not matter
+    x *= rng.uniform(0.1, 30.0, size=(2, n, 1))  # lengths have no effect
     labels, rotations = rng.integers(0, classes, n), rng.integers(0, 4, n)
     partners = np.full(n, -1)
     for i in range(n):
@@ -80,8 +81,11 @@ def draw_problem(seed, n, classes, dimension=8, spread=1.0):
 
 
 def float32_tolerance(alpha, beta, tau):
-    """Float32 dot products of unit vectors of 8 numbers are off by up to 4e-7; exponents are those times a factor,
-    and the logarithm of their sum is off by no more than they are. The last 1e-6 is for the sums themselves."""
+    """Return the error of a loss in float32.
+
+    Dot products of unit vectors of 8 numbers are off by up to 4e-7. Exponents are these products times a factor, and
+    the logarithm of the sum of the exponentials is off by no more than the exponents. 1e-6 is for the sums themselves.
+    """
     return 8e-7 * max(alpha, beta, 1.0 / tau) + 1e-6
 
 
@@ -95,9 +99,8 @@ def golden(request):
 
 
 @pytest.mark.parametrize("name", ["ccm", "spa"])
-def test_golden_value_and_gradients(golden, name):
-    # The numbers were printed in float32, whose own rounding is 1e-7 of the value: 1e-5 leaves room for the order
-    # of summation alone.
+def test_losses_and_gradients_match_golden_values(golden, name):
+    # The values were computed in float32, whose rounding is 1e-7 of the value; 1e-5 allows for another order of sums.
     views = [tf.constant(golden["view0"]), tf.constant(golden["view1"])]
     mask = {key: float(golden[key]) for key in ("alpha", "beta", "temperature")}
     with tf.GradientTape() as tape:
@@ -115,7 +118,7 @@ def test_golden_value_and_gradients(golden, name):
 
 
 def test_golden_partners_are_possible_draws(golden):
-    # Guards the reading of the files: every golden partner shares class and rotation with its instance.
+    # Every golden partner shares class and rotation with its instance; otherwise the files would be misread.
     partner = golden["partner"]
     assert (partner != np.arange(len(partner))).all()
     for field in ("label", "rotation"):
@@ -145,20 +148,20 @@ def test_mask_matches_its_definition(seed, alpha, beta, temperature):
 
 
 def test_mask_by_hand():
-    # Instances: class 0 turned 0, 0 and 1 times, and class 1 turned 0 times; 1 / 0.2 = 5.
+    # Instances: class 0 in rotations 0, 0 and 1, and class 1 in rotation 0; 1 / 0.2 = 5.
     found = losses.class_conditional_mask([0, 0, 0, 1], [0, 0, 1, 0], alpha=0.05, beta=2.0, temperature=0.2)
     expected = [[5, 0.05, 2, 5], [0.05, 5, 2, 5], [2, 2, 5, 5], [5, 5, 5, 5]]
     np.testing.assert_array_equal(found, np.float32(expected))
 
 
-# Values against the loops.
+# Values, compared with the loops.
 
 SETTINGS = [  # alpha, beta, temperature
     pytest.param(0.05, 2.0, 0.5, id="tau0.5"),
     pytest.param(0.05, 2.0, 0.2, id="labelled-defaults"),
     pytest.param(0.05, 5.0, 0.2, id="one-class-defaults"),
     pytest.param(0.0, 1 / 0.07, 0.07, id="tau0.07"),
-    pytest.param(1.5, 100.0, 0.01, id="tau0.01"),  # exponents beyond 60 take the shifted sum
+    pytest.param(1.5, 100.0, 0.01, id="tau0.01"),  # exponents above 60 need the shifted sum
     pytest.param(0.0, 0.0, 0.2, id="zero-factors"),
     pytest.param(80.0, 70.0, 0.5, id="large-factors"),  # shifted although 1 / tau is small
     pytest.param(200.0, 0.5, 0.2, id="alpha-exponent-above-float32"),  # exp(200) overflows float32
@@ -167,7 +170,7 @@ SETTINGS = [  # alpha, beta, temperature
 PROBLEMS = [  # seed, N, classes
     pytest.param(0, 1, 1, id="alone"),
     pytest.param(1, 2, 1, id="two"),
-    pytest.param(2, 5, 3, id="mostly-lone"),
+    pytest.param(2, 5, 3, id="mostly-without-partner"),
     pytest.param(3, 16, 1, id="one-class"),
     pytest.param(4, 17, 2, id="two-classes"),
     pytest.param(5, 24, 5, id="five-classes"),
@@ -176,38 +179,43 @@ PROBLEMS = [  # seed, N, classes
 
 @pytest.mark.parametrize(("alpha", "beta", "temperature"), SETTINGS)
 @pytest.mark.parametrize(("seed", "n", "classes"), PROBLEMS)
-def test_losses_match_plain_loops(seed, n, classes, alpha, beta, temperature):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_match_plain_loops(dtype, seed, n, classes, alpha, beta, temperature):
     x, labels, rotations, partners = draw_problem(seed, n, classes)
+    x = x.astype(dtype)
     ccm, spa = loop_losses(x, labels, rotations, partners, alpha, beta, temperature)
     mask = {"alpha": alpha, "beta": beta, "temperature": temperature}
-    tolerance = float32_tolerance(alpha, beta, temperature)
+    tolerance = {"rtol": 2e-6, "atol": float32_tolerance(alpha, beta, temperature)}
+    if dtype == "float64":
+        tolerance = {"rtol": 1e-12, "atol": 1e-12}
     found = losses.ccm_loss(x, labels, rotations, **mask)
-    np.testing.assert_allclose(found, ccm.mean(), rtol=2e-6, atol=tolerance)
+    np.testing.assert_allclose(found, ccm.mean(), **tolerance)
     found = losses.spa_loss(x, labels, rotations, partners, **mask)
-    np.testing.assert_allclose(found, mean_or_zero(spa), rtol=2e-6, atol=tolerance)
-    # Anchor by anchor, where errors cannot cancel.
-    found_ccm, found_spa = losses.anchor_losses(losses.normalize(x), labels, rotations, partners, **mask)
-    np.testing.assert_allclose(found_ccm, ccm, rtol=2e-6, atol=tolerance)
-    np.testing.assert_allclose(found_spa, np.nan_to_num(spa), rtol=2e-6, atol=tolerance)
+    np.testing.assert_allclose(found, mean_or_zero(spa), **tolerance)
+    both = losses.contrastive_losses(x, labels, rotations, partners, **mask)
+    np.testing.assert_allclose(both, [ccm.mean(), mean_or_zero(spa)], **tolerance)
+    # Per anchor, where errors cannot cancel.
+    per_anchor = losses.anchor_losses(losses.normalize(x), labels, rotations, partners, **mask)
+    np.testing.assert_allclose(per_anchor[0], ccm, **tolerance)
+    np.testing.assert_allclose(per_anchor[1], np.nan_to_num(spa), **tolerance)
+    assert {value.dtype for value in (found, *both, *per_anchor)} == {tf.as_dtype(dtype)}
 
 
-def test_problems_hold_lone_and_attracted_instances():
-    # Guards the problems above: together they must have anchors with a partner and without.
+def test_problems_have_instances_with_and_without_partner():
     partners = [draw_problem(*problem.values)[3] for problem in PROBLEMS]
     assert any((p < 0).any() and (p >= 0).any() for p in partners)
     assert any((p < 0).all() for p in partners)
     assert any((p >= 0).all() for p in partners)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_projections_of_other_dtypes(dtype):
-    # The half types are exact in float32, so the reference reads the rounded numbers and float32's tolerance
-    # holds; float64 is rounded to float32, which moves a cosine by as much as its own rounding does.
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_losses_of_half_precision_projections_are_computed_in_float32(dtype):
+    # Half-precision numbers are exact in float32, so the reference reads the rounded numbers.
     x, labels, rotations, partners = draw_problem(7, 12, 2)
     x = tf.cast(x, dtype)
     mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}
     ccm, spa = loop_losses(tf.cast(x, tf.float64).numpy(), labels, rotations, partners, *mask.values())
-    tolerance = 2 * float32_tolerance(*mask.values())
+    tolerance = float32_tolerance(*mask.values())
     found = losses.ccm_loss(x, labels, rotations, **mask), losses.spa_loss(x, labels, rotations, partners, **mask)
     assert [loss.dtype for loss in found] == [tf.float32, tf.float32]
     np.testing.assert_allclose(found[0], ccm.mean(), atol=tolerance)
@@ -215,7 +223,7 @@ def test_projections_of_other_dtypes(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64"])
-def test_labels_of_other_dtypes(dtype):
+def test_losses_with_labels_of_other_dtypes(dtype):
     x, labels, rotations, partners = draw_problem(8, 9, 3)
     mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}
     expected = losses.spa_loss(x, labels, rotations, partners, **mask)
@@ -224,9 +232,10 @@ def test_labels_of_other_dtypes(dtype):
 
 
 def test_constant_embedding_in_closed_form():
-    # 64 pictures of one class, N = 256, all similarities 1. The denominator has e^5 for the positive, 126 alphas
-    # (63 pictures in two views) and 384 betas; for the attraction e^5, 1 for the own other view, 125 and 384.
-    # A collapsed training with these numbers stands near 6.09, the sum of the two.
+    # 64 images of one class, N = 256, all similarities 1. The denominator of CCM has e^5 for the positive, 126 terms
+    # with alpha (63 images in two views) and 384 terms with beta. That of SPA has e^5 for the partner, 1 for the other
+    # view of the anchor, 125 terms with alpha and 384 with beta. The loss of a collapsed network is their sum, about
+    # 6.09.
     x = tf.ones((2, 256, 3))
     labels, rotations = tf.zeros(256, tf.int32), tf.tile(tf.range(4), [64])
     partners = (np.arange(256) + 4) % 256
@@ -238,7 +247,7 @@ def test_constant_embedding_in_closed_form():
 
 
 def test_one_instance_in_closed_form():
-    # One instance: the denominator holds the positive alone, so the loss is 0 whatever the views are.
+    # The denominator contains the positive only, so the loss is 0 for any views.
     x = np.random.default_rng(0).normal(size=(2, 1, 4))
     assert abs(losses.ccm_loss(x, [0], [0], alpha=0.05, beta=2.0, temperature=0.2)) < 1e-6
 
@@ -248,11 +257,11 @@ def test_one_instance_in_closed_form():
 
 @pytest.mark.parametrize(("alpha", "beta", "temperature"), [(0.05, 5.0, 0.2), (90.0, 80.0, 0.02)])
 @pytest.mark.parametrize("name", ["ccm", "spa"])
-def test_gradients_match_differences_of_the_loops(name, alpha, beta, temperature):
-    # Central differences with a step of 1e-5 are good to 1e-6 of the gradient where exponents stay below 100; what
-    # is left is float32: cosines off by 4e-7 times a factor of up to 90 change a softmax weight by 4e-5 of itself.
+def test_gradients_match_finite_differences_of_the_loops(name, alpha, beta, temperature):
+    # Central differences with a step of 1e-5 are accurate to 1e-6 of the gradient for exponents below 100. The rest is
+    # float32: cosines off by 4e-7 times a factor of up to 90 change a softmax weight by 4e-5 of its value.
     x, labels, rotations, _ = draw_problem(11, 5, 1, dimension=3)
-    x = unit(x).astype(np.float32)  # lengths of one, or gradients of long projections would drown
+    x = unit(x).astype(np.float32)  # of length 1, because gradients shrink with the length
     rotations[:3], partners = rotations[0], np.array([1, 2, 0, -1, -1], np.int32)
     mask = {"alpha": alpha, "beta": beta, "temperature": temperature}
 
@@ -267,10 +276,10 @@ def test_gradients_match_differences_of_the_loops(name, alpha, beta, temperature
             loss = losses.spa_loss(variable, labels, rotations, partners, **mask)
     found = tape.gradient(loss, variable).numpy()
     expected = np.zeros(x.shape)
-    for place in np.ndindex(x.shape):
+    for index in np.ndindex(x.shape):
         step = np.zeros(x.shape)
-        step[place] = 1e-5
-        expected[place] = (reference(x + step) - reference(x - step)) / 2e-5
+        step[index] = 1e-5
+        expected[index] = (reference(x + step) - reference(x - step)) / 2e-5
     assert np.abs(expected).max() > 0.1
     assert np.abs(found - expected).max() < 2e-4 * np.abs(expected).max()
 
@@ -289,7 +298,7 @@ def value_and_gradients(x, labels, rotations, partners, **mask):
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_spa_is_zero_where_nobody_has_a_partner(n):
+def test_spa_is_zero_without_partners(n):
     x = np.random.default_rng(3).normal(size=(2, n, 6))
     ccm, spa, gradients = value_and_gradients(
         x, np.arange(n), np.zeros(n, np.int32), np.full(n, -1), alpha=0.05, beta=2.0, temperature=0.2
@@ -304,11 +313,11 @@ def test_spa_is_zero_where_nobody_has_a_partner(n):
     [(0.05, 1000.0, 0.001), (1000.0, 0.05, 0.001), (0.05, 2.0, 0.001), (0.05, 2.0, 100.0)],
 )
 @pytest.mark.parametrize("kind", ["random", "constant", "opposite"])
-def test_extreme_temperatures_stay_finite_and_right(kind, alpha, beta, temperature):
+def test_losses_with_extreme_factors_are_finite_and_correct(kind, alpha, beta, temperature):
     x, labels, rotations, partners = draw_problem(13, 12, 2)
     if kind == "constant":
         x[:] = x[0, 0]
-    elif kind == "opposite":  # positives at the floor, partners of either sign
+    elif kind == "opposite":  # positives below the floor, partners of either sign
         x[1] = -x[0]
     mask = {"alpha": alpha, "beta": beta, "temperature": temperature}
     ccm, spa, gradients = value_and_gradients(x, labels, rotations, partners, **mask)
@@ -319,23 +328,21 @@ def test_extreme_temperatures_stay_finite_and_right(kind, alpha, beta, temperatu
     np.testing.assert_allclose(spa, mean_or_zero(expected[1]), rtol=2e-6, atol=tolerance)
 
 
-def test_zero_projection_stays_finite():
-    # A dead unit may give a projection of length 0: its similarities are 0, below the floor.
+def test_losses_of_a_zero_projection_are_finite():
+    # Dead units may give a projection of length 0. Its similarities are 0, below the floor.
     x, labels, rotations, partners = draw_problem(14, 8, 1)
     x[0, 0] = 0.0
-    ccm, spa, gradients = value_and_gradients(
-        x, labels, rotations, partners, alpha=0.05, beta=5.0, temperature=0.2
-    )
+    ccm, spa, gradients = value_and_gradients(x, labels, rotations, partners, alpha=0.05, beta=5.0, temperature=0.2)
     assert np.isfinite([ccm, spa]).all()
     assert np.isfinite(gradients).all()
 
 
-# Slices of anchors, as replicas take them.
+# Slices of anchors, one per replica.
 
 
 @pytest.mark.parametrize(("alpha", "beta", "temperature"), [(0.05, 2.0, 0.2), (1.5, 100.0, 0.01)])
 @pytest.mark.parametrize("cuts", [(8,), (3, 5, 12), tuple(range(1, 16))])
-def test_slices_of_anchors_join_to_the_whole(cuts, alpha, beta, temperature):
+def test_slices_of_anchors_give_the_losses_of_all_anchors(cuts, alpha, beta, temperature):
     x, labels, rotations, partners = draw_problem(15, 16, 2)
     z, mask = losses.normalize(x), {"alpha": alpha, "beta": beta, "temperature": temperature}
     whole = losses.anchor_losses(z, labels, rotations, partners, **mask)
@@ -343,38 +350,54 @@ def test_slices_of_anchors_join_to_the_whole(cuts, alpha, beta, temperature):
         losses.anchor_losses(z, labels, rotations, partners, **mask, anchors=tf.constant(rows, tf.int32))
         for rows in np.split(np.arange(16), cuts)
     ]
-    for place, expected in enumerate(whole):
-        found = tf.concat([part[place] for part in parts], axis=1)
-        # Matrix products of other shapes add in another order.
+    for index, expected in enumerate(whole):
+        found = tf.concat([part[index] for part in parts], axis=1)
+        # Matrix products of other shapes have another order of sums.
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=float32_tolerance(alpha, beta, temperature))
+
+
+@pytest.mark.parametrize("cuts", [(8,), (3, 5, 12)])
+def test_contrastive_losses_of_slices_sum_to_those_of_all_anchors(cuts):
+    x, labels, rotations, partners = draw_problem(15, 16, 3)
+    assert 0 < (partners < 0).sum() < 16
+    mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}
+    x = x.astype(np.float64)
+    whole = losses.contrastive_losses(x, labels, rotations, partners, **mask)
+    parts = [
+        losses.contrastive_losses(x, labels, rotations, partners, **mask, anchors=tf.constant(rows, tf.int32))
+        for rows in np.split(np.arange(16), cuts)
+    ]
+    np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-12)
+
+
+def test_contrastive_losses_in_blocks():
+    x, labels, rotations, partners = draw_problem(15, 16, 3)
+    mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}
+    x = x.astype(np.float64)
+    whole = losses.contrastive_losses(x, labels, rotations, partners, **mask)
+    per_anchor = functools.partial(blocked_losses.anchor_losses, block_size=6)
+    found = losses.contrastive_losses(x, labels, rotations, partners, **mask, per_anchor=per_anchor)
+    np.testing.assert_allclose(found, whole, rtol=1e-12)
 
 
 def test_losses_do_not_depend_on_the_order_of_instances():
     x, labels, rotations, partners = draw_problem(16, 14, 2)
     order = np.random.default_rng(1).permutation(14)
-    place = np.append(np.argsort(order), -1)  # where each instance went; -1 stays -1
+    new_index = np.append(np.argsort(order), -1)  # of every instance; -1 remains -1
     mask = {"alpha": 0.05, "beta": 2.0, "temperature": 0.2}
-    for name, more, moved in (
-        ("ccm_loss", (), ()),
-        ("spa_loss", (partners,), (place[partners][order],)),
-    ):
-        loss = getattr(losses, name)
-        np.testing.assert_allclose(
-            loss(x[:, order], labels[order], rotations[order], *moved, **mask),
-            loss(x, labels, rotations, *more, **mask),
-            rtol=2e-6,
-        )
+    found = losses.contrastive_losses(x[:, order], labels[order], rotations[order], new_index[partners][order], **mask)
+    expected = losses.contrastive_losses(x, labels, rotations, partners, **mask)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-def test_count_anchors():
-    assert losses.count_anchors([3, -1, 0, -1, 2]) == 6.0  # three partners, two views
-    assert losses.count_anchors(np.array([-1, -1])) == 0.0
-
-
-def test_normalize():
-    found = losses.normalize(tf.constant([[3.0, 4.0]], tf.float64))
-    assert found.dtype == tf.float32
-    np.testing.assert_allclose(found, [[0.6, 0.8]], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("dtype", "expected", "tolerance"),
+    [("float64", "float64", 1e-15), ("float32", "float32", 1e-6), ("float16", "float32", 1e-6)],
+)
+def test_normalize_gives_length_1(dtype, expected, tolerance):
+    found = losses.normalize(tf.constant([[3.0, 4.0]], dtype))
+    assert found.dtype == expected
+    np.testing.assert_allclose(found, [[0.6, 0.8]], rtol=tolerance)
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
@@ -402,7 +425,7 @@ def test_partners_are_others_of_the_same_group():
             assert partner in (group or {-1})
 
 
-def test_partners_alone_or_in_pairs_leave_no_choice():
+def test_partners_in_groups_of_one_and_two_are_determined():
     partners = losses.sample_partners([4, 7, 4, 7, 7], [1, 0, 1, 0, 3], [0, 0])
     np.testing.assert_array_equal(partners, [2, 3, 0, 1, -1])
     np.testing.assert_array_equal(losses.sample_partners([0, 1, 2], [0, 0, 0], [0, 0]), [-1, -1, -1])
@@ -428,7 +451,7 @@ def test_partners_follow_from_the_seed():
     ],
 )
 def test_partners_with_labels_of_any_integer_size(dtype, high):
-    # Labels at the end of a dtype's range must not run over when classes and rotations are told apart.
+    # Labels at the end of the range of a dtype must not overflow in the number of a (class, rotation) pair.
     labels = np.array([high, high - 1, high, high - 64, high, 0, high - 64], dtype)
     rotations = np.array([3, 3, 3, 0, 2, 3, 0], np.int32)
     partners = losses.sample_partners(labels, rotations, [0, 1])
@@ -437,7 +460,7 @@ def test_partners_with_labels_of_any_integer_size(dtype, high):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Partners [3000, 10] of a group of 5, one of 3 and two lone instances, in mixed order."""
+    """Partners [3000, 10] of groups of 5, 3, 1 and 1 instances, in mixed order."""
     labels = tf.constant([0, 1, 0, 0, 1, 2, 0, 1, 0, 0])
     rotations = tf.constant([0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
 
@@ -454,8 +477,8 @@ def chi_square(counts):
 
 
 def test_partners_are_uniform_over_the_others(drawn):
-    # Chi-square with 3 degrees of freedom exceeds 27.7 once in 200,000 times, with 1 degree 20.8; the seeds are
-    # fixed. Partners only from one side, or the last of a group left out, give hundreds.
+    # Chi-square exceeds 27.7 with 3 degrees of freedom, or 20.8 with 1 degree, once in 200,000 times; the seeds are
+    # fixed. Partners from one side only, or a group without its last member, give values in the hundreds.
     for group, bound in (([0, 2, 3, 6, 8], 27.7), ([1, 4, 7], 20.8)):
         for i in group:
             others = [j for j in group if j != i]
@@ -467,7 +490,5 @@ def test_partners_are_uniform_over_the_others(drawn):
 
 def test_partners_of_two_instances_are_independent(drawn):
     # 4 x 4 equally likely pairs; chi-square with 15 degrees of freedom exceeds 50 once in 90,000 times.
-    counts = np.array(
-        [((drawn[:, 0] == a) & (drawn[:, 2] == b)).sum() for a in (2, 3, 6, 8) for b in (0, 3, 6, 8)]
-    )
+    counts = np.array([((drawn[:, 0] == a) & (drawn[:, 2] == b)).sum() for a in (2, 3, 6, 8) for b in (0, 3, 6, 8)])
     assert chi_square(counts) < 50.0

@@ -1,7 +1,8 @@
-"""The command line, as a user meets it."""
+"""The command line: help, refusals in one line, pipes, and the main job."""
 
 import csv
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -9,41 +10,92 @@ import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
+from config_fields import FIELDS
+
+from mcl_tf.errors import TrainingInterrupted
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = ("--encoder=small", "--width=0.25", "--projection_hidden=16", "--epochs=2", "--batch_size=32")
 
 
 def run(*arguments, timeout=240):
+    """Run the command line in a process of its own."""
     command = [sys.executable, "main.py", *arguments]
     environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+def run_into_head(*arguments, timeout=240):
+    """Run the command line piped into `head -1`; the exit code is that of the command line."""
+    script = '"$@" | head -1; exit "${PIPESTATUS[0]}"'
+    command = ["bash", "-c", script, "bash", sys.executable, "main.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
 def refused(result):
-    """The one line on the standard error of a refused command."""
+    """Return the only line on the standard error of a refused command."""
     assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
+    return only_line(result.stderr)
+
+
+def only_line(text):
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
     return lines[0]
 
 
-def test_help_names_every_group_without_tensorflow():
+@pytest.fixture
+def call_main(monkeypatch):
+    """Call `main.main` in this process; flags, logging and environment are restored at the end of the test."""
+    import main
+
+    logger = logging.getLogger("mcl_tf")
+    before = list(logger.handlers), logger.level, logger.propagate
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    with flagsaver.flagsaver():
+        yield lambda *arguments: main.main(["main.py", *arguments])
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+# Help and pipes.
+
+
+def test_help_lists_every_option(call_main, capsys):
+    assert call_main("--help") == 0
+    text = capsys.readouterr().out
+    for name in (*FIELDS, "mode", "saved_model", "images", "output"):
+        assert f"--{name}" in text or f"--[no]{name}" in text
+
+
+def test_help_does_not_import_tensorflow():
     code = "import sys, main; main.main(['main.py', '--help']); assert 'tensorflow' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    for flag in (
-        "--dataset",
-        "--normal",
-        "--encoder",
-        "--temperature",
-        "--epochs",
-        "--views",
-        "--run_dir",
-        "--flagfile",
-    ):
-        assert flag in result.stdout
+    for option in ("--dataset", "--encoder", "--temperature", "--epochs", "--views", "--run_dir", "--flagfile"):
+        assert option in result.stdout
+
+
+def test_help_piped_into_head_ends_without_error():
+    result = run_into_head("--help", timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Image anomaly detection: python main.py")
+
+
+@pytest.mark.slow
+def test_a_training_piped_into_head_ends_without_error(tmp_path):
+    """With its results, although nobody reads its output."""
+    result = run_into_head("--dataset=digits", *QUICK, "--width=0.0625", "--epochs=4", f"--run_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+    assert result.stdout.startswith("digits: 119 training images of 0")
+    assert set(json.loads((tmp_path / "metrics.json").read_text())) > {"one_view", "self_ensemble", "threshold"}
+    assert (tmp_path / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+# Refusals.
 
 
 @pytest.mark.parametrize(
@@ -55,15 +107,19 @@ def test_help_names_every_group_without_tensorflow():
         ("--temperature=nan", "Received: nan"),
         ("--epochs=many", "many"),
         ("--batch_size=0", "an integer from 1 to"),
-        ("--shrinkage=2", "ledoit_wolf, none or a number from 0 to 1. Received: 2"),
+        ("--shrinkage=2", "ledoit_wolf, none or a number from 0 to 1. Received: '2'"),
         ("--shrinkage=half", "Received: 'half'"),
         ("--normal=", "normal"),
         ("--no_such_flag=1", "no_such_flag"),
         ("stray", "stray"),
         ("--flagfile=nowhere.flags", "nowhere.flags"),
+        ("--images=shots", "--images belongs to --mode=score. Received: --mode=train"),
+        ("--saved_model=model", "--saved_model belongs to --mode=score. Received: --mode=train"),
+        ("--output=scores.csv", "--output belongs to --mode=score. Received: --mode=train"),
+        ("--mode=score", "--mode=score needs --saved_model, --images and --output. Received: no --saved_model"),
     ],
 )
-def test_a_bad_value_is_one_line_and_code_2(argument, received):
+def test_a_wrong_option_is_refused_in_one_line(argument, received):
     assert received in refused(run(argument))
 
 
@@ -75,9 +131,9 @@ def test_a_bad_value_is_one_line_and_code_2(argument, received):
         (("--dataset=digits", "--normal=all"), "no anomaly"),
     ],
 )
-def test_a_bad_dataset_or_class_is_one_line_and_code_2(arguments, received, tmp_path):
-    line = refused(run(*arguments, f"--run_dir={tmp_path / 'run'}", f"--data_dir={tmp_path}"))
-    assert received in line
+def test_a_wrong_dataset_or_class_is_refused_in_one_line(arguments, received, call_main, tmp_path, capfd):
+    assert call_main(*arguments, f"--run_dir={tmp_path / 'run'}", f"--data_dir={tmp_path}") == 2
+    assert received in only_line(capfd.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 
@@ -99,48 +155,44 @@ WRONG_CLUSTERS = {
 
 
 @pytest.mark.parametrize("name", WRONG_CLUSTERS)
-def test_a_wrong_tf_config_is_one_line_and_code_2(name, tmp_path, monkeypatch, capfd):
-    from absl.testing import flagsaver
-
-    import main
-
+def test_a_wrong_tf_config_is_refused_in_one_line(name, call_main, tmp_path, monkeypatch, capfd):
     description, received = WRONG_CLUSTERS[name]
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if description:
         monkeypatch.setenv("TF_CONFIG", description)
     monkeypatch.chdir(tmp_path)
-    with flagsaver.flagsaver():
-        code = main.main(["main.py", "--dataset=digits", "--strategy=multi_worker", "--run_dir=run"])
-    assert code == 2
-    lines = capfd.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("--strategy=multi_worker reads TF_CONFIG, for example {")
-    assert f"Received: {received}" in lines[0]
+    assert call_main("--dataset=digits", "--strategy=multi_worker", "--run_dir=run") == 2
+    line = only_line(capfd.readouterr().err)
+    assert line.startswith("strategy multi_worker reads TF_CONFIG, for example {")
+    assert f"Received: {received}" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_tf_config_ends_the_process_so(monkeypatch):
+def test_a_wrong_tf_config_ends_the_process_with_code_2(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{not JSON")
     assert "which is not JSON" in refused(run("--dataset=digits", "--strategy=multi_worker"))
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "flags" / "presets").glob("*.flags")), ids=lambda p: p.stem)
-def test_presets_hold_flags_that_exist(preset):
-    # A flag that is not there ends the command before any training; one in the preset would be named first.
+def test_presets_have_known_flags_only(preset):
+    # An unknown flag is refused before the training; one in the preset would be named first.
     result = run(f"--flagfile={preset}", "--dataset=digits", "--normal=0", "--noanomaly_dataset", timeout=60)
     assert "noanomaly_dataset" in refused(result)
 
 
+# The main job.
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of the main job on the digits, with an evaluation during training."""
+    """A run of the main job on the digits with an evaluation during training: (command, directory, result)."""
     directory = tmp_path_factory.mktemp("runs") / "digits"
     command = ("--dataset=digits", "--normal=0", *QUICK, f"--run_dir={directory}")
     return command, directory, run(*command, "--evaluate_every=1")
 
 
 @pytest.mark.slow
-def test_the_main_job_leaves_everything_it_promises(finished):
+def test_the_main_job_writes_all_results(finished):
     _, directory, result = finished
     assert result.returncode == 0, result.stderr
     metrics = json.loads((directory / "metrics.json").read_text())
@@ -150,7 +202,7 @@ def test_the_main_job_leaves_everything_it_promises(finished):
         assert set(metrics[part]) == {"auroc", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
     assert str(directory / "saved_model" / "1") in last
     assert "digits, normal class 0" in last
-    assert metrics["pictures"] == {"train": 107, "calibration": 12, "test_normal": 59, "test_anomalous": 540}
+    assert metrics["images"] == {"train": 107, "calibration": 12, "test_normal": 59, "test_anomalous": 540}
     for name in (
         "config.json",
         "report.png",
@@ -163,7 +215,7 @@ def test_the_main_job_leaves_everything_it_promises(finished):
 
 
 @pytest.mark.slow
-def test_scores_are_those_behind_the_figure(finished):
+def test_the_written_scores_have_the_written_auroc(finished):
     from sklearn.metrics import roc_auc_score
 
     _, directory, _ = finished
@@ -177,89 +229,113 @@ def test_scores_are_those_behind_the_figure(finished):
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_and_another_one_is_refused(finished):
+def test_the_same_command_resumes(finished, call_main, capsys):
     command, directory, _ = finished
     before = (directory / "metrics.json").read_text()
-    line = refused(run(*command, "--epochs=3"))
-    assert "epochs: 2, not 3" in line
-    assert (directory / "metrics.json").read_text() == before
-    again = run(*command)
-    assert again.returncode == 0, again.stderr
-    assert "Going on after epoch 2 of 2" in again.stdout
+    assert call_main(*command) == 0
+    assert "Resuming after epoch 2 of 2" in capsys.readouterr().out
     assert (directory / "metrics.json").read_text() == before
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_one_line_and_keeps_the_checkpoint(tmp_path):
+def test_another_command_for_the_same_run_is_refused(finished, call_main, capfd):
+    command, directory, _ = finished
+    before = (directory / "metrics.json").read_text()
+    assert call_main(*command, "--epochs=3") == 2
+    assert "epochs: 2, not 3" in only_line(capfd.readouterr().err)
+    assert (directory / "metrics.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_diverging_training_ends_in_one_line_and_keeps_the_checkpoints(call_main, tmp_path, capsys):
     command = ("--dataset=digits", *QUICK, "--learning_rate=1e6", "--weight_decay=1", "--epochs=20")
-    result = run(*command, "--checkpoint_every=1", f"--run_dir={tmp_path}")
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    assert "is not finite" in result.stderr.strip().splitlines()[-1]
-
-
-@pytest.mark.parametrize(("mode", "advice"), [("score", "--resume goes on"), ("train", "newest checkpoint")])
-def test_ctrl_c_says_how_to_go_on(mode, advice):
-    code = (
-        "import sys, main, mcl_tf.file_scoring, mcl_tf.experiment\n"
-        "def interrupted(config): raise KeyboardInterrupt\n"
-        "mcl_tf.file_scoring.score_files = mcl_tf.experiment.run = interrupted\n"
-        f"sys.exit(main.main(['main.py', '--mode={mode}']))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 130
-    assert advice in result.stderr.splitlines()[-1]
-
-
-# A folder of one's own pictures
+    assert call_main(*command, "--checkpoint_every=1", f"--run_dir={tmp_path}") == 2
+    line = only_line(capsys.readouterr().err)
+    assert "is not finite" in line
+    assert "the last good checkpoint is kept" in line
 
 
 @pytest.mark.parametrize(
-    ("dataset", "normal", "expected"),
+    ("arguments", "advice"),
     [
-        ("cifar10", ("0", "1"), "runs/cifar10-0+1"),
-        ("mnist_corrupted/identity", ("0",), "runs/mnist_corrupted/identity-0"),
-        ("{here}/bottle/", ("good",), "runs/bottle-good"),
-        ("{here}/../{name}/bottle/.", ("good",), "runs/bottle-good"),
-        (".", ("good",), f"runs/{ROOT.name}-good"),
+        ((), "Stopped; the same command resumes from the newest checkpoint, if there is one"),
+        (
+            ("--mode=score", "--saved_model=model", "--images=shots", "--output=scores.csv"),
+            "Stopped; the scores so far are in --output: the same command with --resume continues from there",
+        ),
     ],
+    ids=["train", "score"],
 )
-def test_the_run_directory_is_named_after_the_dataset(dataset, normal, expected, tmp_path, monkeypatch):
-    from mcl_tf.config import Config
-    from mcl_tf.experiment import with_run_directory
+def test_ctrl_c_says_how_to_resume(arguments, advice, call_main, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
 
-    monkeypatch.chdir(ROOT)
-    (tmp_path / "bottle").mkdir()
-    dataset = dataset.format(here=tmp_path, name=tmp_path.name)
-    assert with_run_directory(Config().replace(dataset=dataset, normal=normal)).run.run_dir == expected
+    monkeypatch.setattr("mcl_tf.file_scoring.score_files", interrupt)
+    monkeypatch.setattr("mcl_tf.experiment.run", interrupt)
+    assert call_main(*arguments) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == advice
 
 
-def test_a_bad_folder_is_one_line_and_code_2(picture_folder, tmp_path):
-    folder = shutil.copytree(picture_folder, tmp_path / "set")
+def test_an_interrupted_training_gives_its_exit_code(call_main, monkeypatch, capsys):
+    def stop(config):
+        raise TrainingInterrupted("Stopped after step 3 of 9", 143)
+
+    monkeypatch.setattr("mcl_tf.experiment.run", stop)
+    assert call_main() == 143
+    assert capsys.readouterr().err == "Stopped after step 3 of 9\n"
+
+
+def test_warnings_and_messages_of_the_library_are_printed(call_main, monkeypatch, capsys):
+    def log(config):
+        logging.getLogger("mcl_tf.experiment").info("a message")
+        logging.getLogger("mcl_tf.training").warning("a warning")
+        logging.getLogger("mcl_tf.training").error("an error")
+        logging.getLogger("mcl_tf").debug("a detail")
+
+    monkeypatch.setattr("mcl_tf.experiment.run", log)
+    assert call_main() == 0
+    assert capsys.readouterr() == ("a message\nWarning: a warning\n", "an error\n")
+
+
+def test_score_mode_passes_its_flags_to_score_files(call_main, monkeypatch):
+    calls = []
+    monkeypatch.setattr("mcl_tf.file_scoring.score_files", lambda **arguments: calls.append(arguments))
+    files = {"saved_model": "model", "images": "shots", "output": "scores.csv"}
+    options = (f"--{name}={value}" for name, value in files.items())
+    assert call_main("--mode=score", *options, "--resume", "--scoring_batch_size=16") == 0
+    assert calls == [{**files, "resume": True, "batch_size": 16}]
+
+
+# A folder of images.
+
+
+def test_a_wrong_folder_is_refused_in_one_line(image_folder, call_main, tmp_path, capfd):
+    folder = shutil.copytree(image_folder, tmp_path / "set")
     command = (f"--dataset={folder}", "--normal=good", f"--run_dir={tmp_path / 'run'}")
     for name in ("train/good/4.jpeg", "test/cut/ü, 1.jpg"):
         contents = (folder / name).read_bytes()
         (folder / name).write_bytes(contents[: len(contents) // 2])
-    line = refused(run(*command))
+    assert call_main(*command) == 2
+    line = only_line(capfd.readouterr().err)
     assert line.startswith(f"{folder}/train/good/4.jpeg is a JPEG that cannot be decoded")
     assert "1 more file" in line
     shutil.rmtree(folder / "train")
-    assert "no train folder" in refused(run(*command))
+    assert call_main(*command) == 2
+    assert "no train folder" in only_line(capfd.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_the_main_job_on_a_folder(picture_folder, tmp_path):
-    command = (f"--dataset={picture_folder}", "--normal=good", *QUICK, "--batch_size=4", "--image_size=16")
-    result = run(*command, f"--run_dir={tmp_path}")
-    assert result.returncode == 0, result.stderr
+def test_the_main_job_on_a_folder(image_folder, call_main, tmp_path):
+    options = ("--normal=good", *QUICK, "--batch_size=4", "--image_size=16", f"--run_dir={tmp_path}")
+    assert call_main(f"--dataset={image_folder}", *options) == 0
     with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
         rows = {row["id"]: (row["label"], row["is_anomaly"]) for row in csv.DictReader(file)}
     assert rows == {
         "test/cut/0/9.png": ("cut", "1"),
         "test/cut/ü, 1.jpg": ("cut", "1"),
-        **{f"test/good/{place}.png": ("good", "0") for place in range(3)},
+        **{f"test/good/{index}.png": ("good", "0") for index in range(3)},
     }
-    # As with every other dataset, the sizes chosen and the options given are on record.
-    assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(picture_folder)
+    # The options and the image size are recorded.
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(image_folder)
     assert json.loads((tmp_path / "detector" / "config.json").read_text())["image_size"] == 16

@@ -1,18 +1,29 @@
-"""Encoders and projection head."""
+"""Encoders and projection head: sizes, precision, initial weights and gradients."""
+
+import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import networks
 from mcl_tf.config import ModelConfig
 from mcl_tf.networks import build_encoder, build_projection_head
-from mcl_tf.normalization import SynchronizedBatchNormalization
+
+SMALL = ModelConfig(encoder="small", width=0.25, projection_hidden=10, projection_dim=4)
 
 
 def parameters(name, size=32, width=1.0):
+    """Build an encoder; return it and its number of trainable parameters."""
     encoder = build_encoder(ModelConfig(encoder=name, width=width), size)
     return encoder, sum(int(np.prod(w.shape)) for w in encoder.trainable_weights)
+
+
+@pytest.fixture
+def global_policy():
+    """A function that sets the global dtype policy until the end of the test."""
+    before = tf.keras.mixed_precision.global_policy()
+    yield tf.keras.mixed_precision.set_global_policy
+    tf.keras.mixed_precision.set_global_policy(before)
 
 
 @pytest.mark.parametrize(
@@ -34,27 +45,118 @@ def test_resnets_have_the_published_sizes(name, size, dimension, count):
 
 @pytest.mark.parametrize(("width", "dimension"), [(0.25, 16), (1.0, 64), (2.0, 128)])
 @pytest.mark.parametrize("size", [16, 32, 96])
-def test_small_grows_with_width_and_takes_any_size(width, dimension, size):
+def test_the_small_encoder_has_any_width_and_image_size(width, dimension, size):
     encoder, _ = parameters("small", size, width)
     assert encoder(tf.zeros((2, size, size, 3))).shape == (2, dimension)
 
 
+def test_the_projection_head_has_one_hidden_layer():
+    head = build_projection_head(ModelConfig(projection_hidden=10, projection_dim=4), 6)
+    assert [tuple(w.shape) for w in head.weights] == [(6, 10), (10,), (10, 4), (4,)]
+
+
+# Precision.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "outputs"),
+    [
+        ("float32", "float32", "float32"),
+        ("mixed_bfloat16", "float32", "float32"),
+        ("mixed_float16", "float32", "float32"),
+        ("float64", "float64", "float64"),
+    ],
+)
+def test_weights_and_outputs_have_the_dtypes_of_the_policy(dtype, weights, outputs):
+    encoder = build_encoder(SMALL, 16, dtype=dtype)
+    head = build_projection_head(SMALL, 16, dtype=dtype)
+    embeddings = encoder(tf.zeros((2, 16, 16, 3)))
+    assert {tf.as_dtype(w.dtype).name for w in encoder.weights + head.weights} == {weights}
+    assert embeddings.dtype == outputs
+    assert head(embeddings).dtype == outputs
+    convolutions = {layer.compute_dtype for layer in encoder.layers if isinstance(layer, tf.keras.layers.Conv2D)}
+    assert convolutions == {dtype.removeprefix("mixed_")}
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_the_global_dtype_policy_has_no_effect(policy, global_policy, rng):
+    images = rng.uniform(size=(2, 16, 16, 3)).astype(np.float32)
+
+    def project():
+        encoder, head = build_encoder(SMALL, 16), build_projection_head(SMALL, 16)
+        return head(encoder(images)).numpy()
+
+    expected = project()
+    global_policy(policy)
+    found = project()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+
+
+# Initial weights.
+
+
+def initial_weights(seed):
+    encoder, head = build_encoder(SMALL, 16, seed=seed), build_projection_head(SMALL, 16, seed=seed)
+    return encoder.get_weights() + head.get_weights()
+
+
+def test_initial_weights_follow_from_the_seed_only():
+    """Neither from the global generators nor from the layers built before."""
+    expected = initial_weights(3)
+    for global_seed in (0, 1):
+        random.seed(global_seed)
+        np.random.seed(global_seed)
+        tf.keras.utils.set_random_seed(global_seed)
+        for a, b in zip(initial_weights(3), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    kernels = [(a, b) for a, b in zip(initial_weights(4), expected, strict=True) if a.ndim > 1]
+    assert all((a != b).mean() > 0.99 for a, b in kernels)
+
+
+def test_building_networks_leaves_the_global_generators_unchanged():
+    def draw():
+        return random.random(), np.random.random(), float(tf.random.uniform([]))
+
+    def seed():
+        random.seed(0)
+        np.random.seed(0)
+        tf.random.set_seed(0)
+
+    seed()
+    expected = draw()
+    seed()
+    initial_weights(3)
+    assert draw() == expected
+
+
+def test_layers_of_one_shape_have_different_weights():
+    kernels = [w for w in build_encoder(ModelConfig(encoder="resnet18", width=0.125), 16).get_weights() if w.ndim == 4]
+    assert len({kernel.shape for kernel in kernels}) < len(kernels)
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+
+
+def test_initial_weights_have_the_scale_of_their_initializers():
+    # He: standard deviation sqrt(2 / fan_in). Glorot: uniform, standard deviation sqrt(2 / (fan_in + fan_out)).
+    encoder = build_encoder(ModelConfig(encoder="resnet18", width=0.5), 16)
+    for kernel in (w for w in encoder.get_weights() if w.ndim == 4 and w.size > 10_000):
+        assert kernel.std() == pytest.approx(np.sqrt(2.0 / np.prod(kernel.shape[:3])), rel=0.03)
+    for kernel in (w for w in build_projection_head(ModelConfig(), 64).get_weights() if w.ndim == 2):
+        assert kernel.std() == pytest.approx(np.sqrt(2.0 / np.sum(kernel.shape)), rel=0.03)
+
+
+# Gradients.
+
+
 @pytest.mark.parametrize("name", ["small", "resnet18"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 8, 12])
-def test_gradients_are_those_of_float64(name, channels, rng, monkeypatch):
-    """Some kernels of oneDNN are wrong for few channels, by half of the gradient, and otherwise in every run."""
-    # Only convolutions may err so; the fused normalisation has no float64.
-    monkeypatch.setattr(networks, "SynchronizedBatchNormalization", lambda: tf.keras.layers.Activation("linear"))
+def test_gradients_match_those_of_float64(name, channels, rng):
+    # With few channels, some kernels of oneDNN would be wrong by half of the gradient, and different in every run.
     config = ModelConfig(encoder=name, width=channels / {"small": 16, "resnet18": 64}[name])
     encoder = build_encoder(config, 16)
     images = rng.uniform(0.0, 1.0, (8, 16, 16, 3))
     first, again = gradients(encoder, images.astype(np.float32)), gradients(encoder, images.astype(np.float32))
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("float64")
-    try:
-        precise = build_encoder(config, 16)
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
+    precise = build_encoder(config, 16, dtype="float64")
     precise.set_weights(encoder.get_weights())
     for a, b, expected in zip(first, again, gradients(precise, images), strict=True):
         np.testing.assert_array_equal(b, a)
@@ -62,7 +164,7 @@ def test_gradients_are_those_of_float64(name, channels, rng, monkeypatch):
 
 
 def gradients(encoder, images):
-    """Of the squared length of the embeddings, by weight."""
+    """Return the gradients of the squared length of the embeddings."""
 
     @tf.function(autograph=False)
     def run():
@@ -71,29 +173,3 @@ def gradients(encoder, images):
         return tape.gradient(loss, encoder.trainable_variables)
 
     return [gradient.numpy() for gradient in run()]
-
-
-def test_the_projection_head_has_one_hidden_layer():
-    head = build_projection_head(ModelConfig(projection_hidden=10, projection_dim=4), 6)
-    assert [tuple(w.shape) for w in head.weights] == [(6, 10), (10,), (10, 4), (4,)]
-
-
-def test_batch_normalisation_is_that_of_the_formula(rng):
-    x = rng.normal(3.0, 2.0, (5, 4, 4, 2)).astype(np.float32)
-    layer = SynchronizedBatchNormalization(momentum=0.8)
-    y = layer(tf.constant(x), training=True)
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(layer.moving_mean, 0.2 * mean, rtol=1e-5)
-    np.testing.assert_allclose(layer.moving_variance, 0.8 + 0.2 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
-    moved = (x - 0.2 * mean) / np.sqrt(layer.moving_variance.numpy() + 1e-5)
-    np.testing.assert_allclose(layer(tf.constant(x), training=False), moved, atol=1e-4)
-
-
-def test_batch_normalisation_keeps_a_low_precision_but_not_in_its_moments(rng):
-    x = tf.constant(rng.normal(300.0, 1.0, (8, 4, 4, 1)), tf.bfloat16)
-    layer = SynchronizedBatchNormalization()
-    y = layer(x, training=True)
-    assert y.dtype == tf.bfloat16
-    assert layer.moving_mean.dtype in ("float32", tf.float32)
-    np.testing.assert_allclose(layer.moving_mean, 0.1 * tf.reduce_mean(tf.cast(x, tf.float32)), rtol=1e-4)

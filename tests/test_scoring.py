@@ -1,4 +1,4 @@
-"""Scores and thresholds against golden values and sums done by hand."""
+"""Scores and thresholds, compared with golden values and sums by hand."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "sei_8_views.npz"
 
 @pytest.fixture(scope="module")
 def golden():
-    """Golden scores by name, and the distances [pictures, 8, 10] that the library finds for their embeddings."""
+    """Golden scores by name, and the distances [images, 8, 10] that the library computes for their embeddings."""
     with np.load(GOLDEN) as file:
         values = {name: file[name] for name in file}
     train, test = values["train"], values["test"]
@@ -26,22 +26,21 @@ def golden():
     fitted = ClassConditionalGaussians.fit(
         train.reshape(-1, dimension), labels.ravel(), rotations.ravel(), num_classes=classes, shrinkage=None
     )
-    distances = fitted.distances(test.reshape(-1, dimension), np.tile(view_rotations(8), len(test)))
-    return values, tf.reshape(distances, [len(test), 8, classes])
+    return values, fitted.distances(test, view_rotations(8))
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [("weighted", "score_wa"), ("mean", "score_mean"), ("min", "score_min")]
+    ("method", "name"), [("weighted", "score_wa"), ("sum", "score_mean"), ("mean", "score_mean"), ("min", "score_min")]
 )
-def test_golden_scores(golden, method, name):
-    # The golden distances were taken in float32 too; 1e-4 is the task of a covariance of condition number 1e3.
+def test_scores_match_golden_values(golden, method, name):
+    # The golden distances were computed in float32, too; a covariance of condition number 1e3 magnifies 1e-7 to 1e-4.
     values, distances = golden
     scores, classes = self_ensemble(distances, method)
     np.testing.assert_allclose(scores, values[name], rtol=1e-4)
     assert classes.shape == scores.shape == (12,)
 
 
-# Three pictures, two views, two classes: distance of view v to class c is D[n][v][c].
+# Three images, two views, two classes: the distance of view v of image n to class c is D[n][v][c].
 D = [
     [[1.0, 3.0], [4.0, 3.0]],
     [[2.0, 1.0], [2.0, 9.0]],
@@ -52,12 +51,13 @@ D = [
 @pytest.mark.parametrize(
     ("method", "scores", "classes"),
     [
-        # First picture: class 0 has 2 / (1/1 + 1/4) = 1.6, class 1 has 2 / (1/3 + 1/3) = 3: class 0.
+        # First image: class 0 has 2 / (1/1 + 1/4) = 1.6, class 1 has 2 / (1/3 + 1/3) = 3: class 0.
         # Second: class 0 has 2 / (1/2 + 1/2) = 2, class 1 has 2 / (1 + 1/9) = 1.8: class 1.
         # Third: 2 / (1/6 + 1/2) = 3 and 2 / (1/4 + 1/4) = 4: class 0.
         ("weighted", [1.6, 1.8, 3.0], [0, 1, 0]),
         # First: 1 + 4 = 5 and 3 + 3 = 6: class 0. Second: 2 + 2 = 4 and 1 + 9 = 10: class 0.
-        # Third: 6 + 2 = 8 and 4 + 4 = 8; of equals the first.
+        # Third: 6 + 2 = 8 and 4 + 4 = 8; the first of equal classes.
+        ("sum", [5.0, 4.0, 8.0], [0, 0, 0]),
         ("mean", [5.0, 4.0, 8.0], [0, 0, 0]),
         # First: 1 of class 0 is the smallest of 1, 4, 3, 3. Second: 1 of class 1 is the smallest of 2, 2, 1, 9.
         # Third: 2 of class 0, though its other view is nearer to class 1.
@@ -72,8 +72,8 @@ def test_scores_by_hand(method, scores, classes):
     assert found_classes.dtype == tf.int32
 
 
-def test_weighted_is_the_default_and_means_weights_of_one_over_the_distance():
-    # Written as the paper's average: weights 1/d that add to one, times d.
+def test_the_default_weights_distances_by_their_inverse():
+    # The average of the paper: weights 1/d that sum to one, times d.
     distances = np.random.default_rng(0).uniform(0.5, 9.0, size=(7, 8, 3))
     weights = 1.0 / distances / (1.0 / distances).sum(axis=1, keepdims=True)
     by_class = (weights * distances).sum(axis=1)
@@ -83,7 +83,7 @@ def test_weighted_is_the_default_and_means_weights_of_one_over_the_distance():
 
 
 @pytest.mark.parametrize("method", scoring.METHODS)
-def test_one_view_is_its_distance(method):
+def test_the_score_of_one_view_is_its_smallest_distance(method):
     distances = np.array([[[4.0, 2.0, 3.0]], [[0.5, 7.0, 6.0]]])
     scores, classes = self_ensemble(distances, method)
     np.testing.assert_allclose(scores, [2.0, 0.5], rtol=1e-6)
@@ -92,36 +92,36 @@ def test_one_view_is_its_distance(method):
 
 @pytest.mark.parametrize("method", scoring.METHODS)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int32"])
-def test_dtypes(method, dtype):
+def test_scores_of_distances_of_other_dtypes(method, dtype):
     scores, classes = self_ensemble(np.array(D).astype(dtype), method)
     expected, _ = self_ensemble(D, method)
-    np.testing.assert_array_equal(scores, expected)  # small whole numbers are exact in all of them
+    np.testing.assert_array_equal(scores, expected)  # small integers are exact in all of them
     assert (scores.dtype, classes.dtype) == (tf.float32, tf.int32)
 
 
 @pytest.mark.parametrize("method", scoring.METHODS)
-def test_a_distance_of_zero_stays_finite(method):
-    # Class 1 of the first picture lies on the mean in one view; both pictures' second class in all views.
+def test_a_distance_of_zero_gives_a_finite_score(method):
+    # The first image lies on the mean of class 1 in one view, the second image in both views.
     distances = [[[3.0, 0.0], [3.0, 5.0]], [[2.0, 0.0], [2.0, 0.0]]]
     scores, classes = self_ensemble(distances, method)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[1], 0.0, atol=1e-11)
     assert classes[1] == 1
-    if method != "mean":  # the sum of the first picture's is 5, the others are 0
+    if method != "sum":  # the sum of the first image is 5
         np.testing.assert_allclose(scores[0], 0.0, atol=1e-11)
 
 
 @pytest.mark.parametrize("method", ["median", "", None])
 def test_unknown_methods_are_refused(method):
-    with pytest.raises(UsageError, match="weighted, mean, min. Received: ") as error:
+    with pytest.raises(UsageError, match="weighted, sum, min. Received: ") as error:
         self_ensemble(D, method)
     assert repr(method) in str(error.value)
 
 
-def test_methods_in_a_graph():
-    for method in scoring.METHODS:
-        traced = tf.function(lambda d, m=method: self_ensemble(d, m), autograph=False)
-        np.testing.assert_allclose(traced(tf.constant(D))[0], self_ensemble(D, method)[0], rtol=1e-6)
+@pytest.mark.parametrize("method", scoring.METHODS)
+def test_methods_in_a_graph(method):
+    traced = tf.function(lambda d: self_ensemble(d, method), autograph=False)
+    np.testing.assert_allclose(traced(tf.constant(D))[0], self_ensemble(D, method)[0], rtol=1e-6)
 
 
 # Thresholds.
@@ -132,7 +132,7 @@ RATES = [0.0, 0.01, 0.5, 0.9, 0.95, 0.99, 1.0]
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100, 1000])
-def test_at_least_the_pass_rate_passes(count, kind, rate):
+def test_at_least_the_pass_rate_of_the_scores_passes(count, kind, rate):
     scores = np.random.default_rng(count).normal(size=count)
     if kind == "ties":
         scores = np.round(scores)
@@ -148,18 +148,18 @@ def test_thresholds_by_hand():
     scores = [5.0, 1.0, 3.0, 2.0, 4.0]
     assert threshold_at(scores, 1.0) == 5.0
     assert threshold_at(scores, 0.0) == 1.0
-    assert threshold_at(scores, 0.9) == 5.0  # four of five are 80 %
+    assert threshold_at(scores, 0.9) == 5.0  # four of five would be 80 %
 
 
 def test_thresholds_of_float32_scores_are_exact():
-    # A float32 score must not be above the threshold that it set itself.
+    # A float32 score must not exceed the threshold that it has set.
     scores = np.random.default_rng(0).normal(size=37).astype(np.float32)
     for rate in RATES:
         assert np.mean(scores <= np.float32(threshold_at(scores, rate))) >= rate
 
 
 @pytest.mark.parametrize(("count", "rate", "passing"), [(20, 0.95, 19), (100, 0.95, 95), (20, 0.5, 10)])
-def test_the_threshold_is_the_smallest_that_lets_enough_pass(count, rate, passing):
-    # Of 20 distinct scores, 19 are 95 %: the 19th lets 95 % pass, the 20th more than was asked for.
+def test_the_threshold_is_the_smallest_with_the_pass_rate(count, rate, passing):
+    # Of 20 distinct scores, 19 are 95 %: with the 19th as threshold 95 % pass, with the 20th more than needed.
     threshold = threshold_at(np.random.default_rng(1).permutation(count), rate)
     assert threshold == passing - 1

@@ -1,4 +1,4 @@
-"""What is said on a Python or TensorFlow out of range."""
+"""Checks of the Python and TensorFlow versions."""
 
 import pathlib
 
@@ -8,12 +8,12 @@ from mcl_tf import version
 
 
 @pytest.mark.parametrize("numbers", [(3, 10, 0), (3, 11, 7), (3, 13, 9)])
-def test_a_supported_python_passes(numbers):
+def test_check_python_accepts_supported_versions(numbers):
     version.check_python(numbers)
 
 
 @pytest.mark.parametrize("numbers", [(2, 7, 18), (3, 9, 18), (3, 14, 0), (4, 0, 0)])
-def test_another_python_is_refused_in_one_line(numbers):
+def test_check_python_refuses_other_versions_in_one_line(numbers):
     with pytest.raises(ImportError) as error:
         version.check_python(numbers)
     text = str(error.value)
@@ -23,30 +23,30 @@ def test_another_python_is_refused_in_one_line(numbers):
 
 
 @pytest.mark.parametrize("name", ["2.15.1", "2.21.0", "2.21.0-rc1", "2.16.2"])
-def test_a_supported_tensorflow_passes(name):
+def test_check_tensorflow_accepts_supported_versions(name):
     version.check_tensorflow(name)
 
 
 @pytest.mark.parametrize("name", ["1.15.0", "2.9.3", "2.14.1", "2.22.0", "3.0.0"])
-def test_another_tensorflow_is_refused_with_range_and_fix(name):
+def test_check_tensorflow_refuses_other_versions_with_range_and_fix(name):
     with pytest.raises(ImportError, match=r"2\.15 to 2\.21.*pip install.*Received: TensorFlow " + name[:3]):
         version.check_tensorflow(name)
 
 
-def test_an_installed_tensorflow_is_checked_before_its_import(monkeypatch):
+def test_installed_tensorflow_is_checked_before_its_import(monkeypatch):
     from importlib import metadata
 
-    def found(name):
+    def find_version(name):
         if name == "tensorflow-cpu":
             return "2.9.0"
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(metadata, "version", found)
+    monkeypatch.setattr(metadata, "version", find_version)
     with pytest.raises(ImportError, match=r"Received: TensorFlow 2\.9"):
         version.check_installed_tensorflow()
 
 
-def test_the_requirements_say_the_same_ranges():
+def test_requirements_have_the_same_ranges():
     root = pathlib.Path(__file__).resolve().parent.parent
     (major, low), (_, high) = version.TENSORFLOW
     tensorflow = f"tensorflow>={major}.{low},<{major}.{high + 1}"

@@ -138,6 +138,10 @@ class ProgressReport(tf.keras.callbacks.Callback):
             pace = (time.perf_counter() - self.started) / (self.timed - 1)
             print_line(f"  step {self.step} of {self.total}, loss {loss:.3f}, {duration(pace * left)} left")
 
+    def on_train_end(self, logs=None):
+        """Remove the bar."""
+        self.close()
+
     def close(self):
         """Remove the bar, also after an error."""
         if hasattr(self, "bar"):

@@ -176,8 +176,7 @@ class Trainer:
 
     def _loop(self, callbacks, signals, report_step) -> None:
         """Run the steps; unlike Keras' `fit`, it can begin within an epoch, and call the callbacks in the same way."""
-        model, batches = self.model, self._batches()
-        model.make_train_function()
+        model, batches, train = self.model, self._batches(), self._train_function()
         schedule = CheckpointSchedule(self.config.run)
         any_stopped = any_worker(self.strategy)
         model.stop_training = False
@@ -190,7 +189,7 @@ class Trainer:
             if batch == 0 or self.step == first_step:
                 callbacks.on_epoch_begin(epoch)
             callbacks.on_train_batch_begin(batch)
-            logs = model.train_function(batches)
+            logs = train(batches)
             report_step()
             self.step += 1
             logs = {name: float(value) for name, value in logs.items()}
@@ -207,6 +206,24 @@ class Trainer:
             if stop:
                 raise TrainingInterrupted(self._farewell(), 128 + (signals.received or signal.SIGTERM))
         callbacks.on_train_end()
+
+    def _train_function(self):
+        """Return a function that trains on the next batch of an iterator and returns the metrics.
+
+        It is Keras' own, except for several workers, between which Keras 3 cannot reduce scalars. Every replica has the
+        metrics of the global batch.
+        """
+        model, strategy = self.model, self.strategy
+        if workers(strategy) == 1:
+            model.make_train_function()
+            return model.train_function
+        run = tf.function(lambda batch: strategy.run(model.train_step, args=(batch,)), autograph=False)
+
+        def train(batches):
+            results = run(next(batches))
+            return {name: strategy.experimental_local_results(value)[0] for name, value in results.items()}
+
+        return train
 
     def _batches(self):
         """Return an iterator over the batches from the present step on, as the strategy needs them."""

@@ -77,11 +77,12 @@ def replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
         os.rename(source, target)
     elif not _exchange(source, target):
         aside = temporary_path(target)
-        os.rename(target, aside)
         try:
+            os.rename(target, aside)
             os.rename(source, target)
-        except BaseException:
-            os.rename(aside, target)
+        except BaseException:  # Ctrl-C may arrive between the two
+            if not target.exists():
+                os.rename(aside, target)
             raise
         os.rename(aside, source)
 

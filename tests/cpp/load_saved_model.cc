@@ -1,12 +1,12 @@
-// Runs a SavedModel through the loader that TF Serving uses, on a batch of pictures.
+// Runs a SavedModel through the loader that TF Serving uses, on a batch of images.
 //
-//   load_saved_model MODEL_DIR SIGNATURE PICTURES N,H,W,C
-//   load_saved_model MODEL_DIR SIGNATURE PICTURES N
+//   load_saved_model MODEL_DIR SIGNATURE IMAGES N,H,W,C
+//   load_saved_model MODEL_DIR SIGNATURE IMAGES N
 //
-// PICTURES holds N * H * W * C plain bytes, or N encoded pictures, each after its length as eight bytes. The
+// IMAGES holds N * H * W * C plain bytes, or N encoded images, each after its length as eight bytes. The
 // signature must have one input, which is uint8 or string. Every output is one line, "name dtype shape value
 // value ...", its shape as 2,8,3 and strings in hexadecimal digits after an x. Exit codes: 2 wrong arguments, 3
-// pictures that cannot be read, 4 a model that cannot be loaded, 5 no such signature, 6 a run that fails, 7 an
+// images that cannot be read, 4 a model that cannot be loaded, 5 no such signature, 6 a run that fails, 7 an
 // output of an unexpected dtype.
 
 #include <cstdint>
@@ -41,23 +41,23 @@ static void PrintStrings(const tf::Tensor& tensor) {
   }
 }
 
-// Cuts encoded pictures apart; false if the bytes do not hold exactly as many as the tensor.
-static bool ReadStrings(const std::vector<char>& bytes, tf::Tensor* pictures) {
-  size_t place = 0;
-  for (int64_t i = 0; i < pictures->NumElements(); ++i) {
+// Splits encoded images; returns false if their number is not that of the tensor.
+static bool ReadStrings(const std::vector<char>& bytes, tf::Tensor* images) {
+  size_t position = 0;
+  for (int64_t i = 0; i < images->NumElements(); ++i) {
     uint64_t length;
-    if (bytes.size() - place < sizeof length) return false;
-    std::memcpy(&length, bytes.data() + place, sizeof length);
-    place += sizeof length;
-    if (bytes.size() - place < length) return false;
-    pictures->flat<tf::tstring>()(i) = tf::tstring(bytes.data() + place, length);
-    place += length;
+    if (bytes.size() - position < sizeof length) return false;
+    std::memcpy(&length, bytes.data() + position, sizeof length);
+    position += sizeof length;
+    if (bytes.size() - position < length) return false;
+    images->flat<tf::tstring>()(i) = tf::tstring(bytes.data() + position, length);
+    position += length;
   }
-  return place == bytes.size();
+  return position == bytes.size();
 }
 
 int main(int argc, char** argv) {
-  if (argc != 5) return Fail(2, "usage: load_saved_model MODEL_DIR SIGNATURE PICTURES N,H,W,C");
+  if (argc != 5) return Fail(2, "usage: load_saved_model MODEL_DIR SIGNATURE IMAGES N,H,W,C");
 
   long long n, h, w, c;
   char rest;
@@ -71,10 +71,10 @@ int main(int argc, char** argv) {
 
   std::ifstream file(argv[3], std::ios::binary);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  tf::Tensor pictures(encoded ? tf::DT_STRING : tf::DT_UINT8, shape);
-  const bool fits = encoded ? ReadStrings(bytes, &pictures) : int64_t(bytes.size()) == shape.num_elements();
-  if (!file || !fits) return Fail(3, std::string(argv[3]) + " does not hold pictures of shape " + argv[4]);
-  if (!encoded && !bytes.empty()) std::memcpy(pictures.flat<uint8_t>().data(), bytes.data(), bytes.size());
+  tf::Tensor images(encoded ? tf::DT_STRING : tf::DT_UINT8, shape);
+  const bool fits = encoded ? ReadStrings(bytes, &images) : int64_t(bytes.size()) == shape.num_elements();
+  if (!file || !fits) return Fail(3, std::string(argv[3]) + " does not hold images of shape " + argv[4]);
+  if (!encoded && !bytes.empty()) std::memcpy(images.flat<uint8_t>().data(), bytes.data(), bytes.size());
 
   tf::SavedModelBundle model;
   auto status = tf::LoadSavedModel(tf::SessionOptions(), tf::RunOptions(), argv[1], {"serve"}, &model);
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
   }
   std::vector<tf::Tensor> outputs;
   const std::string input = found->second.inputs().begin()->second.name();
-  status = model.session->Run({{input, pictures}}, tensors, {}, &outputs);
+  status = model.session->Run({{input, images}}, tensors, {}, &outputs);
   if (!status.ok()) return Fail(6, status.ToString());
 
   for (size_t i = 0; i < outputs.size(); ++i) {

@@ -1,4 +1,4 @@
-"""The SavedModel: what it gives must be the library's own scores, wherever it is loaded."""
+"""The SavedModel: it scores like the library wherever it is loaded, is replaced atomically, and has a threshold."""
 
 import json
 import os
@@ -11,13 +11,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import mcl_tf
-from mcl_tf.scoring import self_ensemble
-
-TESTS = pathlib.Path(__file__).parent.parent
-OPTIONS = dict(
-    encoder="small", width=0.25, projection_hidden=32, projection_dim=16, epochs=1, batch_size=8, seed=3
+from mcl_tf.errors import UsageError
+from mcl_tf.export import saved_model as saved_model_module
+from mcl_tf.export import set_threshold, version_folders
+from mcl_tf.export.model_card import read_card
+from mcl_tf.export.saved_model import export_saved_model
+from mcl_tf.scoring import self_ensemble, threshold_at
+from tests.helpers import (
+    CLASS_NAMES,
+    DETECTOR_OPTIONS,
+    SCORE_TOLERANCE,
+    call_signature,
+    make_once,
+    mixed_images,
+    read_files,
+    run_python,
+    tinted_images,
+    visible_names,
 )
+
 DTYPES = {
     "score": np.float32,
     "is_anomaly": np.bool_,
@@ -25,28 +37,33 @@ DTYPES = {
     "nearest_class": np.int32,
     "class_name": np.object_,
 }
-# Scores are float32 and mostly below 10: other kernels and fusions move them by 1e-6 or so, and other pictures by
-# far more than 1e-4.
-TOLERANCE = 1e-4
+# The SavedModel resizes sizes other than the network's 16 x 16.
+BATCHES = {
+    "one": mixed_images(1, 16, 16, 11),
+    "three": mixed_images(3, 16, 16, 12),
+    "larger": mixed_images(6, 40, 28, 13),
+    "smaller": mixed_images(5, 9, 12, 14),
+    "empty": mixed_images(0, 16, 16, 15),
+}
 
-# A process that has TensorFlow and nothing else of this project.
-LOADER = """
+# A process that imports TensorFlow and nothing of this project.
+LOAD_AND_SCORE = """
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-model, pictures, results = sys.argv[1:]
+model, images, results = sys.argv[1:]
 serve = tf.saved_model.load(model).signatures["serving_default"]
-found = {}
-for batch, images in np.load(pictures).items():
-    found.update({f"{batch}.{name}": value.numpy() for name, value in serve(images=tf.constant(images)).items()})
-np.savez(results, **found)
+outputs = {}
+for batch, values in np.load(images).items():
+    outputs.update({f"{batch}.{name}": value.numpy() for name, value in serve(images=tf.constant(values)).items()})
+np.savez(results, **outputs)
 assert "mcl_tf" not in sys.modules
 """
 
 # Logical devices can only be set before TensorFlow starts, hence a process of its own.
-MIRRORED = """
+TRAIN_ON_TWO_REPLICAS = """
 import json
 import sys
 
@@ -63,141 +80,48 @@ data = np.load(data)
 replicas = []
 
 
-def watch(trainer):
-    replicas.append(trainer.strategy.num_replicas_in_sync)
-    return []
+class CountReplicas(tf.keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        replicas.append(self.model.distribute_strategy.num_replicas_in_sync)
 
 
 detector = mcl_tf.AnomalyDetector(**json.loads(options), strategy="mirrored")
-detector.fit(data["images"], data["labels"], callbacks=watch)
+detector.fit(data["images"], data["labels"], callbacks=[CountReplicas()])
 assert replicas == [2], replicas
 detector.export(model)
 np.save(results, detector.decision_function(data["images"]))
 """
 
 
-def tinted_pictures(count, height=16, width=16, seed=0):
-    """Noise that is red (class 0) and blue (class 1) in turns: uint8 [count, height, width, 3], int [count]."""
-    labels = np.arange(count) % 2
-    tint = np.array([[120, 0, 0], [0, 0, 120]])[labels][:, None, None]
-    noise = np.random.default_rng(seed).integers(0, 136, (count, height, width, 3))
-    return (noise + tint).astype(np.uint8), labels
-
-
-def mixed_pictures(count, height, width, seed):
-    """Every third picture is green instead, which training never saw."""
-    pictures = tinted_pictures(count, height, width, seed)[0]
-    pictures[2::3] = pictures[2::3, ..., [1, 0, 1]] // 2 + np.array([0, 120, 0], np.uint8)
-    return pictures
-
-
-NAMES = (b"red", "bläulich".encode())
-
-# Sizes other than the network's 16 x 16 are resized within the SavedModel.
-BATCHES = {
-    "one": mixed_pictures(1, 16, 16, 11),
-    "three": mixed_pictures(3, 16, 16, 12),
-    "larger": mixed_pictures(6, 40, 28, 13),
-    "smaller": mixed_pictures(5, 9, 12, 14),
-    "empty": mixed_pictures(0, 16, 16, 15),
-}
-
-
-def run_python(code, *arguments):
-    """Runs a script in a fresh process that finds this project's sources; fails with what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def saved_model(tiny_export):
+    """The SavedModel of the tiny detector; tests that change it take a copy."""
+    return tiny_export / "saved_model" / "1"
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return mcl_tf.AnomalyDetector(**OPTIONS, calibration_fraction=0.4).fit(
-        *tinted_pictures(24), class_names=[name.decode() for name in NAMES]
-    )
-
-
-@pytest.fixture(scope="module")
-def saved_model(detector, tmp_path_factory):
-    path = tmp_path_factory.mktemp("export") / "not" / "there" / "1"
-    assert detector.export(path) == str(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def expected(detector):
+def expected(tiny_detector):
     """The library's own answers: {batch: {output: array}}."""
     answers = {}
     for batch, images in BATCHES.items():
-        scores, classes = self_ensemble(detector.distances(images), detector.config.scoring.method)
-        assert np.array_equal(scores, detector.decision_function(images))
+        scores, classes = self_ensemble(tiny_detector.distances(images), tiny_detector.config.scoring.method)
+        assert np.array_equal(scores, tiny_detector.decision_function(images))
         answers[batch] = {
             "score": scores.numpy(),
-            "is_anomaly": detector.predict(images).astype(bool),
-            # By the definition, without the search of a sorted list.
-            "p_value": np.float32([np.mean(detector.calibration_scores_ >= score) for score in scores.numpy()]),
+            "is_anomaly": tiny_detector.predict(images).astype(bool),
+            # By the definition, without a search in a sorted list.
+            "p_value": np.float32([np.mean(tiny_detector.calibration_scores_ >= score) for score in scores.numpy()]),
             "nearest_class": classes.numpy(),
-            "class_name": np.array([NAMES[label] for label in classes.numpy()], object),
+            "class_name": np.array([CLASS_NAMES[label].encode() for label in classes.numpy()], object),
         }
     return answers
 
 
-@pytest.fixture(scope="module")
-def served(saved_model, tmp_path_factory):
-    """What the SavedModel answers in a process without this library."""
-    folder = tmp_path_factory.mktemp("served")
-    np.savez(folder / "pictures.npz", **BATCHES)
-    run_python(LOADER, saved_model, folder / "pictures.npz", folder / "results.npz")
-    return np.load(folder / "results.npz", allow_pickle=True)  # class names are bytes objects
-
-
-@pytest.fixture(scope="session")
-def cpp_loader(tmp_path_factory):
-    """The program that loads a SavedModel as TensorFlow Serving does: {output: array} of a batch."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is missing, which builds the program that loads a SavedModel in C++")
-    program = tmp_path_factory.mktemp("cpp") / "load_saved_model"
-    libraries = tf.sysconfig.get_lib()
-    # Without --no-as-needed the linker drops the library that registers the session.
-    subprocess.run(
-        [compiler, *tf.sysconfig.get_compile_flags(), "-w", str(TESTS / "cpp" / "load_saved_model.cc")]
-        + ["-o", str(program), f"-L{libraries}", "-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2"]
-        + ["-l:libtensorflow_framework.so.2", f"-Wl,-rpath,{libraries}"],
-        check=True,
-        timeout=300,
-    )
-    return program
-
-
-def run_cpp(program, model, images, signature="serving_default", shape=None):
-    """Answers of the C++ program to a batch: {output: array}, and the finished process."""
-    pictures = program.parent / "pictures.bin"
-    if isinstance(images, list):
-        pictures.write_bytes(b"".join(len(content).to_bytes(8, sys.byteorder) + content for content in images))
-        shape = str(len(images))
-    else:
-        images.tofile(pictures)
-        shape = ",".join(map(str, shape or images.shape))
-    command = [str(program), str(model), signature, str(pictures), shape]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    dtypes = {"float": np.float32, "bool": np.bool_, "int32": np.int32}
-    answers = {}
-    for name, dtype, shape, *values in map(str.split, done.stdout.splitlines()):
-        if dtype == "string":
-            found = np.array([bytes.fromhex(value[1:]) for value in values], object)
-        else:
-            found = np.array(values, np.float64).astype(dtypes[dtype])
-        answers[name] = found.reshape([int(side) for side in shape.split(",")])
-    return answers, done
-
-
 def assert_same_answers(found, expected):
-    """Same names, dtypes and values; scores, and where they fall among the held-out ones, to the tolerance."""
+    """Check names, dtypes and values: scores and p-values to a tolerance, the others exactly."""
     assert set(found) == set(expected) == set(DTYPES)
     assert {name: values.dtype for name, values in found.items()} == DTYPES
-    np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=SCORE_TOLERANCE)
     np.testing.assert_array_equal(found["is_anomaly"], expected["is_anomaly"])
     # A share of ten: a server may multiply by its reciprocal.
     np.testing.assert_allclose(found["p_value"], expected["p_value"], rtol=1e-6)
@@ -205,30 +129,37 @@ def assert_same_answers(found, expected):
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def files_of(folder):
-    """Every file's bytes by its path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_answers_tell_pictures_apart(expected):
-    """Without this, a SavedModel with constant outputs would pass the tests below."""
+def test_expected_answers_differ_between_images(expected):
+    """Otherwise, a SavedModel with constant outputs would pass the tests below."""
     joined = {name: np.concatenate([expected[batch][name] for batch in BATCHES]) for name in DTYPES}
     assert set(joined["is_anomaly"]) == {False, True}
     assert set(joined["nearest_class"]) == {0, 1}
-    # Pictures that lie further apart than the tolerance cannot change places unseen.
-    assert np.diff(np.sort(joined["score"])).min() > 2 * TOLERANCE
+    # Images whose scores differ by more than the tolerance cannot be exchanged unnoticed.
+    assert np.diff(np.sort(joined["score"])).min() > 2 * SCORE_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def answers_without_library(saved_model, tmp_path_factory):
+    """The answers of the SavedModel in a process without this library."""
+
+    def answer(folder):
+        np.savez(folder / "images.npz", **BATCHES)
+        run_python(LOAD_AND_SCORE, saved_model, folder / "images.npz", folder / "results.npz")
+
+    folder = make_once(tmp_path_factory, "answers_without_library", answer)
+    return np.load(folder / "results.npz", allow_pickle=True)  # class names are bytes objects
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_fresh_process_answers_as_the_library(batch, served, expected):
-    found = {name.split(".")[1]: served[name] for name in served.files if name.split(".")[0] == batch}
-    assert_same_answers(found, expected[batch])
+def test_answers_like_the_library_without_it(batch, answers_without_library, expected):
+    names = [name for name in answers_without_library.files if name.split(".")[0] == batch]
+    assert_same_answers({name.split(".")[1]: answers_without_library[name] for name in names}, expected[batch])
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_cpp_loader_answers_as_the_library(batch, cpp_loader, saved_model, expected):
-    found, done = run_cpp(cpp_loader, saved_model, BATCHES[batch])
-    assert done.returncode == 0, done.stderr
+def test_answers_like_the_library_in_cpp(batch, run_cpp, saved_model, expected):
+    found, process = run_cpp(saved_model, BATCHES[batch])
+    assert process.returncode == 0, process.stderr
     assert_same_answers(found, expected[batch])
 
 
@@ -237,87 +168,194 @@ def test_cpp_loader_answers_as_the_library(batch, cpp_loader, saved_model, expec
     [
         (2, {"shape": (3, 16, 16)}),
         (3, {"shape": (2, 16, 16, 3)}),
-        (4, {"model": "nowhere"}),
+        (4, {"saved_model": "nowhere"}),
         (5, {"signature": "predict"}),
         (6, {"shape": (3, 48, 8, 2)}),
-        (6, {"shape": (3, 0, 16, 3), "images": np.zeros(0, np.uint8)}),
+        (6, {"shape": (3, 0, 16, 3), "batch": np.zeros(0, np.uint8)}),
     ],
 )
-def test_cpp_loader_fails_with_its_own_code(code, change, cpp_loader, saved_model):
-    """A program that ended with 0 here could end with 0 on a SavedModel that does not load, too."""
-    answers, done = run_cpp(cpp_loader, **{"model": saved_model, "images": BATCHES["three"], **change})
-    assert (done.returncode, answers) == (code, {})
+def test_cpp_loader_fails_with_a_code_per_cause(code, change, run_cpp, saved_model):
+    """A program that ended with 0 here could also end with 0 on a SavedModel that does not load."""
+    found, process = run_cpp(**{"saved_model": saved_model, "batch": BATCHES["three"], **change})
+    assert (process.returncode, found) == (code, {})
 
 
-def test_signature_is_the_documented_one(saved_model):
-    signatures = tf.saved_model.load(str(saved_model)).signatures
-    assert "serving_default" in signatures
-    serve = signatures["serving_default"]
-    (images,) = serve.structured_input_signature[1].values()
-    assert (images.name, images.dtype, images.shape.as_list()) == ("images", tf.uint8, [None, None, None, None])
-    outputs = {name: (spec.dtype, spec.shape.as_list()) for name, spec in serve.structured_outputs.items()}
-    assert outputs == {
-        "score": (tf.float32, [None]),
-        "is_anomaly": (tf.bool, [None]),
-        "p_value": (tf.float32, [None]),
-        "nearest_class": (tf.int32, [None]),
-        "class_name": (tf.string, [None]),
-    }
+def test_graph_holds_one_network_and_nothing_of_training(saved_model, tiny_detector):
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    scorer = tiny_detector.scorer_
+    convolutions = sum(layer.__class__.__name__ == "Conv2D" for layer in scorer.network.layers)
+    assert convolutions > 0
+    for function in graph.library.function:
+        ops = [node.op for node in function.node_def]
+        training = [n for n in function.node_def if n.op.startswith("FusedBatchNorm") and n.attr["is_training"].b]
+        assert not training
+        assert not [op for op in ops if "Grad" in op or "Random" in op or op.startswith("ResourceApply")]
+        # The eight views of an image are one batch: no convolution appears eight times.
+        assert ops.count("Conv2D") in (0, convolutions)
+    reader = tf.train.load_checkpoint(str(saved_model / "variables" / "variables"))
+    stored = sum(np.prod(shape, dtype=int) for shape in reader.get_variable_to_shape_map().values())
+    needed = sum(weight.numpy().size for weight in scorer.weights) + len(tiny_detector.calibration_scores_)
+    assert stored == needed + 1  # every weight once; the description of the checkpoint counts as one
 
 
-def test_export_replaces_what_is_there(detector, tmp_path, expected):
+# Atomic writes
+
+
+def test_export_replaces_a_model_and_everything_beside_it(tiny_detector, tmp_path, expected):
     old = tmp_path / "1"
     (old / "variables").mkdir(parents=True)
     (old / "saved_model.pb").write_bytes(b"not a model")
-    (old / "variables" / "left_over").write_text("from the old one")
-    detector.export(old)
-    serve = tf.saved_model.load(str(old)).signatures["serving_default"]
-    found = {name: value.numpy() for name, value in serve(images=tf.constant(BATCHES["three"])).items()}
-    assert_same_answers(found, expected["three"])
+    (old / "variables" / "left_over").write_text("of the old model")
+    assert tiny_detector.export(old) == str(old)
+    assert_same_answers(call_signature(old, "serving_default", BATCHES["three"]), expected["three"])
     assert not (old / "variables" / "left_over").exists()
     # TensorFlow Serving watches this folder: nothing but the version may lie in it.
     assert os.listdir(tmp_path) == ["1"]
 
 
-def test_failed_export_leaves_the_old_one(detector, saved_model, tmp_path, monkeypatch):
+def test_failed_export_keeps_the_old_model(tiny_detector, saved_model, tmp_path, monkeypatch):
     old = shutil.copytree(saved_model, tmp_path / "1")
-    before = files_of(old)
+    before = read_files(old)
 
     def fail_midway(self, path, **kwargs):
-        pathlib.Path(path).mkdir()
         (pathlib.Path(path) / "saved_model.pb").write_bytes(b"half a model")
         raise OSError("No space left on device")
 
-    # ExportArchive makes an object of the backend's own class.
+    # ExportArchive creates an object of a class of the backend.
     monkeypatch.setattr(type(tf.keras.export.ExportArchive()), "write_out", fail_midway)
     with pytest.raises(OSError, match="No space left"):
-        detector.export(old)
-    assert files_of(old) == before
-    # A half-written model under a version's name would be served.
-    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == ["1"]
+        tiny_detector.export(old)
+    assert read_files(old) == before
+    # A server would load a half-written model that has the name of a version.
+    assert visible_names(tmp_path) == ["1"]
 
 
-@pytest.fixture(scope="module")
-def mirrored(tmp_path_factory):
-    """A detector of two replicas: path of its SavedModel, pictures, its own scores of them."""
-    folder = tmp_path_factory.mktemp("mirrored")
-    images, labels = tinted_pictures(24)
-    np.savez(folder / "data.npz", images=images, labels=labels)
-    run_python(MIRRORED, json.dumps(OPTIONS), folder / "data.npz", folder / "1", folder / "scores.npy")
-    return folder / "1", images, np.load(folder / "scores.npy")
+@pytest.mark.parametrize("new_version", [False, True])
+@pytest.mark.parametrize("step", ["write_card", "write_warmup"])
+def test_export_that_fails_beside_the_graph_keeps_the_old_model(step, new_version, empty_served, tmp_path, monkeypatch):
+    def export(name):
+        path = tmp_path if new_version else tmp_path / "1"
+        return export_saved_model(empty_served, path, card={"name": name}, batch_sizes=(1,), new_version=new_version)
+
+    assert export("old") == str(tmp_path / "1")
+    before = read_files(tmp_path)
+
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_model_module, step, fail)
+        with pytest.raises(OSError, match="No space left"):
+            export("new")
+    assert read_files(tmp_path) == before
+    assert os.listdir(tmp_path) == ["1"]
+    assert export("new") == str(tmp_path / ("2" if new_version else "1"))
+
+
+# Replicas
 
 
 @pytest.mark.slow
-def test_two_replicas_export_for_python(mirrored):
-    path, images, scores = mirrored
-    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-    found = serve(images=tf.constant(images))["score"]
-    np.testing.assert_allclose(found, scores, rtol=0, atol=TOLERANCE)
+def test_model_of_two_replicas_scores_in_python_and_cpp(tmp_path, run_cpp):
+    images, labels = tinted_images(24)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    options = json.dumps(DETECTOR_OPTIONS)
+    run_python(TRAIN_ON_TWO_REPLICAS, options, tmp_path / "data.npz", tmp_path / "1", tmp_path / "scores.npy")
+    scores = np.load(tmp_path / "scores.npy")
+    in_python = call_signature(tmp_path / "1", "serving_default", images)["score"]
+    np.testing.assert_allclose(in_python, scores, rtol=0, atol=SCORE_TOLERANCE)
+    in_cpp, process = run_cpp(tmp_path / "1", images)
+    assert process.returncode == 0, process.stderr
+    np.testing.assert_allclose(in_cpp["score"], scores, rtol=0, atol=SCORE_TOLERANCE)
+
+
+# Thresholds
+
+
+@pytest.fixture
+def versions(tiny_export, tmp_path):
+    """A folder with version 1, which a test may change."""
+    return shutil.copytree(tiny_export / "saved_model", tmp_path / "saved_model")
+
+
+@pytest.mark.parametrize("options", [{"quantile": 0.5}, {"quantile": 0.0}, {"value": 3.25}])
+def test_set_threshold_writes_a_new_version(options, versions, tiny_detector, run_cpp):
+    before = read_files(versions / "1")
+    path = set_threshold(versions / "1", **options)
+    assert path == str(versions / "2")
+    assert version_folders.versions(versions) == [1, 2]
+    assert read_files(versions / "1") == before
+    threshold = options.get("value")
+    if threshold is None:
+        threshold = threshold_at(tiny_detector.calibration_scores_, options["quantile"])
+    images = mixed_images(6, 20, 20, 4)
+    old, _ = run_cpp(versions / "1", images)
+    new, process = run_cpp(path, images)
+    assert process.returncode == 0, process.stderr
+    np.testing.assert_array_equal(new["is_anomaly"], old["score"] > np.float32(threshold))
+    for name in ("score", "p_value", "nearest_class", "class_name"):
+        np.testing.assert_array_equal(new[name], old[name])
+    np.testing.assert_array_equal(call_signature(path, "serving_default", images)["is_anomaly"], new["is_anomaly"])
+    card = read_card(path)
+    assert card["threshold"]["value"] == pytest.approx(threshold)
+    assert card["threshold"]["quantile"] == options.get("quantile")
+    assert card["threshold"]["changed_from_version"] == 1
+    assert card["metrics"] == {"auroc": 0.5}
+
+
+def test_set_threshold_changes_which_images_are_anomalies(versions):
+    """Otherwise, a threshold that never changed anything could pass the test above."""
+    images = mixed_images(6, 20, 20, 4)
+    scores = np.sort(call_signature(versions / "1", "serving_default", images)["score"])
+    path = set_threshold(versions, value=float(scores[2] + scores[3]) / 2)
+    assert call_signature(path, "serving_default", images)["is_anomaly"].sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either quantile or value"),
+        ({"quantile": 0.5, "value": 1.0}, "either quantile or value"),
+        ({"quantile": 1.5}, "from 0 to 1. Received: 1.5"),
+        ({"quantile": float("nan")}, "Received: nan"),
+        ({"value": float("inf")}, "finite number. Received: inf"),
+    ],
+)
+def test_set_threshold_refuses_wrong_values(options, message, versions):
+    with pytest.raises(UsageError, match=message):
+        set_threshold(versions, **options)
+    assert visible_names(versions) == ["1"]
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "not a number", "no variables", "no card"])
+def test_set_threshold_refuses_what_is_not_a_model_of_this_library(kind, versions, tmp_path):
+    path = versions / "1"
+    if kind == "nowhere":
+        path = tmp_path / "1"
+    elif kind == "not a number":
+        path = path.rename(tmp_path / "model")
+    elif kind == "no variables":
+        shutil.rmtree(path / "variables")
+    else:
+        shutil.rmtree(path / "assets.extra")
+    before = read_files(tmp_path)
+    with pytest.raises(UsageError) as error:
+        set_threshold(path, value=1.0)
+    assert "\n" not in str(error.value)
+    assert read_files(tmp_path) == before
+
+
+# Command line of TensorFlow
 
 
 @pytest.mark.slow
-def test_two_replicas_export_for_cpp(mirrored, cpp_loader):
-    path, images, scores = mirrored
-    found, done = run_cpp(cpp_loader, path, images)
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(found["score"], scores, rtol=0, atol=TOLERANCE)
+def test_saved_model_cli_shows_every_signature(saved_model):
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show", "--all"]
+    process = subprocess.run([*command, "--dir", str(saved_model)], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    signatures = ("serving_default", "serving_bytes", "embed", "explain")
+    for name in (*signatures, "image_bytes", "p_value", "class_name", "embedding", "distances", "flipped"):
+        assert f"['{name}']" in process.stdout

@@ -1,78 +1,94 @@
-"""What a training says of itself."""
+"""Callbacks: what they report, write and refuse, under the Trainer and under Keras' own loop."""
 
 import contextlib
+import io
 import math
 import resource
 import types
 
 import pytest
 import tensorflow as tf
+from rich.console import Console
+from rich.progress import Progress
 
-from mcl_tf.config import Config, LossConfig
+from mcl_tf.config import LossConfig
+from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import UsageError
 from mcl_tf.training import callbacks
-from mcl_tf.utils import console
+from tests.training.training_helpers import make_trainer
 
 
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr(callbacks, "say", lines.append)
-    return lines
-
-
-def with_model(callback, step=7, beta=2.0):
-    model = types.SimpleNamespace(
-        optimizer=types.SimpleNamespace(iterations=step), loss_config=LossConfig(beta=beta)
-    )
-    callback.set_model(model)
+def attached(callback, step=7, beta=2.0, learning_rate=0.1, **params):
+    """Return the callback with a model at a step and with the parameters of a training loop."""
+    optimizer = types.SimpleNamespace(iterations=step, learning_rate=learning_rate)
+    callback.set_model(types.SimpleNamespace(optimizer=optimizer, loss_config=LossConfig(beta=beta)))
+    callback.set_params({"epochs": 9, "steps": 5, **params})
     return callback
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(loss):
-    callback = with_model(callbacks.FiniteLoss(Config()), step=41)
+def test_non_finite_loss_stops_with_the_step(loss):
+    callback = attached(callbacks.TerminateOnNonFiniteLoss("Try a smaller learning_rate"), step=41)
     callback.on_train_batch_end(0, {"loss": 1e30})
-    with pytest.raises(UsageError, match="step 41.*checkpoint.*--learning_rate") as error:
+    with pytest.raises(UsageError, match="step 41.*checkpoint.*Try a smaller learning_rate$") as error:
         callback.on_train_batch_end(1, {"loss": loss})
     assert "\n" not in str(error.value)
 
 
-def test_a_constant_embedding_is_said_once_with_what_to_change(said):
-    callback = with_model(callbacks.CollapseWarning(epochs=9), beta=2.0)
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_check_weights_names_the_first_non_finite_one(value):
+    weights = [tf.Variable([1.0, 2.0], name="bias"), tf.Variable([[1.0], [value]], name="kernel")]
+    model = types.SimpleNamespace(trainable_variables=weights, optimizer=types.SimpleNamespace(iterations=3))
+    if math.isfinite(value):
+        callbacks.check_weights(model, "")
+    else:
+        with pytest.raises(UsageError, match=r"weight kernel.* is not finite at step 3.*Try this$"):
+            callbacks.check_weights(model, "Try this")
+
+
+def test_collapse_is_reported_once_with_advice(library_log):
+    callback = attached(callbacks.CollapseMonitor(), beta=2.0)
     for epoch, similarity in enumerate((0.999, 0.98, 0.995, 0.999)):
         callback.on_epoch_end(epoch, {"negative_similarity": similarity})
-    assert len(said) == 1
-    assert "epoch 3" in said[0]  # not the first, which a network begins with
-    assert "--beta=5" in said[0]
+    assert [record.levelname for record in library_log.records] == ["WARNING"]
+    assert "epoch 3" in library_log.messages[0]  # not the first epoch, in which a network may begin that way
+    assert "beta 5 (1 / temperature; now 2)" in library_log.messages[0]
 
 
-def test_a_constant_embedding_is_not_blamed_on_a_beta_that_is_right(said):
-    callback = with_model(callbacks.CollapseWarning(epochs=1), beta=5.0)
+@pytest.mark.parametrize("beta", [5.0, None])
+def test_collapse_is_not_attributed_to_a_good_beta(beta, library_log):
+    callback = attached(callbacks.CollapseMonitor(), beta=beta, epochs=1)
     callback.on_epoch_end(0, {"negative_similarity": 0.999})
-    assert "--learning_rate" in said[0]
-    assert "--beta" not in said[0]
+    assert "a smaller learning_rate" in library_log.messages[0]
+    assert "beta" not in library_log.messages[0]
 
 
-def test_the_time_left_is_said_after_the_first_steps(said):
-    callback = with_model(callbacks.ProgressReport(total_steps=30), step=0)
+def test_progress_forecasts_the_time_left(capsys):
+    callback = attached(callbacks.ProgressReport(), step=0, epochs=6, steps=5)
     callback.on_train_begin()
     for step in range(30):
         callback.on_train_batch_end(step, {"loss": 2.5})
     callback.close()
-    assert "Training takes about" in said[0]
-    assert "24 steps" in said[0]
-    assert "step 30 of 30, loss 2.500" in said[-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert "Training takes about" in lines[0]
+    assert "24 steps" in lines[0]
+    assert "step 30 of 30, loss 2.500" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3.2, "3 s"), (89, "89 s"), (240, "4 min"), (7800, "2 h 10 min"), (3600, "1 h 0 min")]
-)
-def test_duration(seconds, words):
-    assert console.duration(seconds) == words
+@pytest.mark.parametrize("method", ["on_train_end", "close"])  # the loop's, and the Trainer's after an error
+def test_progress_removes_its_bar(method, monkeypatch):
+    bar = Progress(console=Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(callbacks, "progress", lambda description: bar)
+    callback = attached(callbacks.ProgressReport(), step=0)
+    callback.on_train_begin()
+    assert bar.live.is_started
+    getattr(callback, method)()
+    assert not bar.live.is_started
+    callback.close()  # a second time is not an error
 
 
-def read_scalars(directory):
+def read_curves(directory):
+    """Return {curve: [(step, value)]} of a folder of TensorBoard's events."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(directory), size_guidance={"tensors": 0})
@@ -84,34 +100,53 @@ def read_scalars(directory):
 
 
 def test_tensorboard_gets_every_curve_by_step(tmp_path):
-    callback = with_model(callbacks.TensorBoardScalars(tmp_path, lambda step: step / 100.0, batch_size=8))
+    callback = attached(callbacks.TensorBoardScalars(tmp_path), batch_size=8)
     logs = {"loss": 3.0, "ccm": 1.0, "spa": 2.0, "positive_similarity": 0.5, "negative_similarity": 0.25}
     logs["without_partner"] = 0.125
     for epoch in range(2):
         callback.model.optimizer.iterations = 10 * (epoch + 1)
+        callback.model.optimizer.learning_rate = 0.1 * (epoch + 1)
         callback.on_epoch_end(epoch, logs)
     callback.on_train_end()
-    curves = read_scalars(tmp_path / "train")
+    curves = read_curves(tmp_path / "train")
     assert curves["loss/ccm"] == [(10, 1.0), (20, 1.0)]
     assert curves["partners/share_of_anchors_without"] == [(10, 0.125), (20, 0.125)]
     assert curves["similarity/negative"] == [(10, 0.25), (20, 0.25)]
     assert [value for _, value in curves["training/learning_rate"]] == pytest.approx([0.1, 0.2])
-    assert curves["training/pictures_per_second"][0][1] > 0
+    assert curves["training/images_per_second"][0][1] > 0
     assert {"loss/loss", "loss/spa", "similarity/positive"} <= set(curves)
 
 
+def test_tensorboard_gets_points_within_an_epoch(tmp_path):
+    callback = attached(callbacks.TensorBoardScalars(tmp_path))
+    for batch in range(250):
+        callback.model.optimizer.iterations = batch + 1
+        callback.on_train_batch_end(batch, {"loss": 3.0})
+    callback.on_train_end()
+    curves = read_curves(tmp_path / "train")
+    assert curves["loss/loss"] == [(100, 3.0), (200, 3.0)]
+    assert "training/images_per_second" not in curves  # Keras' loop does not say the batch size
+
+
 def test_evaluation_comes_every_few_epochs(tmp_path):
-    figures = iter([{"one_view": 0.5}, {"one_view": 0.75}])
-    callback = with_model(callbacks.PeriodicEvaluation(tmp_path, lambda: next(figures), every=2))
+    metrics = iter([{"one_view": 0.5}, {"one_view": 0.75}])
+    models = []
+
+    def evaluate(model):
+        models.append(model)
+        return next(metrics)
+
+    callback = attached(callbacks.PeriodicEvaluation(tmp_path, evaluate, every=2))
     for epoch in range(5):
         callback.model.optimizer.iterations = epoch
         callback.on_epoch_end(epoch)
-    assert read_scalars(tmp_path / "evaluation")["evaluation/one_view"] == [(1, 0.5), (3, 0.75)]
+    assert read_curves(tmp_path / "evaluation")["evaluation/one_view"] == [(1, 0.5), (3, 0.75)]
+    assert models == [callback.model] * 2
 
 
 @contextlib.contextmanager
-def disk_with(folder, left):
-    """Within, no file grows beyond the size of those in the folder and `left` bytes more, as on a full disk."""
+def limited_file_size(folder, left):
+    """Let no file grow beyond the largest one of a folder and `left` bytes more, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = max((path.stat().st_size for path in folder.glob("*")), default=0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + left, before[1]))
@@ -121,51 +156,107 @@ def disk_with(folder, left):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("left", [0, 1, 50, 120])  # so that a record is cut off within its length, header, data
-def test_a_full_disk_is_said_once_and_curves_come_back_when_it_has_room(left, tmp_path, said):
+@pytest.mark.parametrize("left", [0, 1, 50, 120])  # a record is cut off within its length, header or data
+def test_full_disk_ends_the_curves_with_one_warning(left, tmp_path, library_log):
     folder = tmp_path / "train"
-    file = callbacks.CurveFile(str(folder), retry=0.0)
+    file = callbacks.CurveFile(str(folder))
     with tf.summary.create_file_writer(str(tmp_path / "other")).as_default(step=5):
         file.write(1, {"loss": 1.0})
-        with disk_with(folder, left):
+        with limited_file_size(folder, left):
             for step in range(2, 5):
                 file.write(step, {"loss": 1.0, "more": 2.0, "even_more": 3.0})
-        for step in range(7, 9):
-            file.write(step, {"loss": step / 8})
+        file.write(7, {"loss": 1.0})  # there is space again, but the file is given up
         file.close()
         tf.summary.scalar("theirs", 0.5)  # the caller's own writer and step are as before
-    assert len(said) == 1
-    assert "takes no curves for TensorBoard" in said[0]
-    assert "File too large" in said[0]
-    assert "\n" not in said[0]
-    assert "{{" not in said[0]
-    points = []
-    for number, path in enumerate(folder.glob("*")):  # each alone: names of one second tell no order
-        alone = tmp_path / str(number)
-        alone.mkdir()
-        path.rename(alone / path.name)
-        points += read_scalars(alone).get("loss", [])
-    assert set(points) >= {(1, 1.0), (7, 7 / 8), (8, 1.0)}
-    assert read_scalars(tmp_path / "other") == {"theirs": [(5, 0.5)]}
+    assert [record.levelname for record in library_log.records] == ["WARNING"]
+    assert "takes no curves for TensorBoard" in library_log.messages[0]
+    assert "File too large" in library_log.messages[0]
+    assert "\n" not in library_log.messages[0]
+    assert "{{" not in library_log.messages[0]
+    assert len(list(folder.iterdir())) == 1
+    points = read_curves(folder)["loss"]
+    assert points[0] == (1, 1.0)
+    assert all(step < 5 for step, _ in points)
+    assert read_curves(tmp_path / "other") == {"theirs": [(5, 0.5)]}
 
 
-def test_a_training_goes_on_when_tensorboard_has_no_place(tmp_path, said):
-    (tmp_path / "train").write_text("a file where the folder should be")
-    callback = with_model(callbacks.TensorBoardScalars(tmp_path, lambda step: 0.1, batch_size=8))
+def test_training_continues_without_a_folder_for_tensorboard(tmp_path, library_log):
+    (tmp_path / "train").write_text("a file in place of the folder")
+    callback = attached(callbacks.TensorBoardScalars(tmp_path), batch_size=8)
     for epoch in range(3):
         callback.on_epoch_end(epoch, {"loss": 3.0})
     callback.on_train_end()
-    assert len(said) == 1
-    assert f"{tmp_path / 'train'} takes no curves" in said[0]
+    assert len(library_log.messages) == 1
+    assert f"{tmp_path / 'train'} takes no curves" in library_log.messages[0]
 
 
-def test_after_a_failure_it_waits_before_the_next_attempt(tmp_path, said):
-    (tmp_path / "train").write_text("a file where the folder should be")
-    file = callbacks.CurveFile(str(tmp_path / "train"), retry=1e6)
-    file.write(1, {"loss": 1.0})
-    (tmp_path / "train").unlink()
-    file.write(2, {"loss": 1.0})
-    assert not (tmp_path / "train").exists()
-    file.retry = 0.0
-    file.write(3, {"loss": 1.0})
-    assert read_scalars(tmp_path / "train") == {"loss": [(3, 1.0)]}
+# The same callbacks in two loops
+
+
+class Collapse(tf.keras.callbacks.Callback):
+    """Makes the projections constant, or infinite from a step on."""
+
+    def __init__(self, infinite_from=None):
+        super().__init__()
+        self.infinite_from = infinite_from
+
+    def on_train_begin(self, logs=None):
+        kernel, bias = self.model.projection_head.weights[-2:]
+        kernel.assign(tf.zeros_like(kernel))
+        bias.assign(tf.ones_like(bias))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.infinite_from:
+            bias = self.model.projection_head.weights[-1]
+            bias.assign(tf.fill(bias.shape, math.inf))
+
+
+def fit(loop, own):
+    """Train two epochs of five steps with the Trainer or with Keras' loop; the learning rate is 0."""
+    trainer = make_trainer(epochs=2, learning_rate=0.0)
+    if loop == "trainer":
+        trainer.fit(own)
+    else:
+        batches = training_batches(trainer.images, trainer.labels, trainer.batch_size, 0)
+        trainer.model.fit(
+            batches, epochs=2, steps_per_epoch=trainer.steps_per_epoch, callbacks=own, verbose=0, shuffle=False
+        )
+    return trainer.model
+
+
+@pytest.mark.parametrize("loop", ["trainer", "keras"])
+def test_callbacks_work_in_both_loops(loop, tmp_path, library_log, capsys):
+    evaluated = []
+
+    def evaluate(model):
+        evaluated.append(model)
+        return {"auroc": 0.75}
+
+    own = [
+        Collapse(),
+        callbacks.TerminateOnNonFiniteLoss(),
+        callbacks.CollapseMonitor(),
+        callbacks.ProgressReport(),
+        callbacks.TensorBoardScalars(tmp_path),
+        callbacks.PeriodicEvaluation(tmp_path, evaluate, every=2),
+    ]
+    model = fit(loop, own)
+    assert len(library_log.messages) == 1
+    assert "After epoch 2 all images have nearly the same projection" in library_log.messages[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert "Training takes about" in lines[0]
+    assert "4 steps" in lines[0]
+    assert "step 10 of 10" in lines[-1]
+    curves = read_curves(tmp_path / "train")
+    assert [step for step, _ in curves["loss/loss"]] == [5, 10]
+    assert curves["training/learning_rate"] == [(5, 0.0), (10, 0.0)]
+    assert [value for _, value in curves["similarity/negative"]] == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert ("training/images_per_second" in curves) == (loop == "trainer")
+    assert read_curves(tmp_path / "evaluation") == {"evaluation/auroc": [(10, 0.75)]}
+    assert evaluated == [model]
+
+
+@pytest.mark.parametrize("loop", ["trainer", "keras"])
+def test_non_finite_loss_stops_both_loops(loop):
+    with pytest.raises(UsageError, match="The loss is not finite .* at step 3;"):
+        fit(loop, [Collapse(infinite_from=2), callbacks.TerminateOnNonFiniteLoss()])

@@ -1,4 +1,6 @@
-"""Optimisers: their formulas, worked out by hand or by Keras' own code, and the registry."""
+"""Optimizers: their formulas against NumPy and Keras, the choice by name, and the learning rate schedule."""
+
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from mcl_tf.utils import compat
 
 
 def take_steps(optimizer, start, gradients):
-    """The variable after a step for each gradient."""
+    """Return the value of a variable after one step per gradient."""
     variable = tf.Variable(start, dtype=tf.float32)
     compat.build_optimizer(optimizer, [variable])
     for gradient in gradients:
@@ -20,7 +22,7 @@ def take_steps(optimizer, start, gradients):
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
-def test_the_fused_step_is_that_of_keras(rng, momentum, nesterov):
+def test_fused_step_equals_that_of_keras(rng, momentum, nesterov):
     start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(5, 3, 4))
     schedule = tf.keras.optimizers.schedules.CosineDecay(0.5, 5)
     ours = take_steps(optimizers.MomentumSGD(schedule, momentum, nesterov=nesterov), start, gradients)
@@ -40,20 +42,20 @@ def test_lars_follows_its_formula(rng):
     np.testing.assert_allclose(found, w, rtol=1e-5)
 
 
-def test_lars_leaves_biases_and_normalisation_alone(rng):
+def test_lars_takes_plain_steps_for_biases_and_normalization(rng):
     w, gradients = rng.normal(size=4), rng.normal(size=(3, 4))
     lars = take_steps(optimizers.LARS(0.1, 0.9, l2=0.5), w, gradients)
     np.testing.assert_allclose(lars, take_steps(tf.keras.optimizers.SGD(0.1, 0.9), w, gradients), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
-def test_lars_takes_a_plain_step_where_a_norm_is_zero(start, gradient):
+def test_lars_takes_a_plain_step_if_a_norm_is_zero(start, gradient):
     found = take_steps(optimizers.LARS(0.1, 0.0), np.full((2, 2), start), [np.full((2, 2), gradient)])
     np.testing.assert_allclose(found, start - 0.1 * gradient * np.ones((2, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "lamb", "adamw"])
-def test_every_optimiser_lowers_a_quadratic(name):
+def test_optimizers_minimize_a_quadratic(name):
     config = Config().replace(optimizer=name).training
     optimizer = optimizers.make_optimizer(config, 20.0 if name == "lars" else 0.02)
     variable = tf.Variable([[1.0, -2.0], [3.0, 0.5]])
@@ -64,19 +66,41 @@ def test_every_optimiser_lowers_a_quadratic(name):
 
 
 @pytest.mark.parametrize(("name", "rate"), [("sgd", 0.3), ("lars", 0.3), ("lamb", 0.005), ("adamw", 0.001)])
-def test_an_unset_learning_rate_is_the_optimisers_own(name, rate):
+def test_default_learning_rate_is_that_of_the_optimizer(name, rate):
     assert optimizers.peak_learning_rate(Config().replace(optimizer=name).training) == rate
     assert optimizers.peak_learning_rate(Config().replace(optimizer=name, learning_rate=0.25).training) == 0.25
 
 
-def test_lamb_without_a_source_names_the_extra(monkeypatch):
+def test_missing_lamb_names_the_extra_to_install(monkeypatch):
     monkeypatch.delattr(tf.keras.optimizers, "Lamb", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "tensorflow_addons", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
     with pytest.raises(UsageError, match=r"mcl_tf\[addons\]"):
         optimizers.make_optimizer(Config().replace(optimizer="lamb").training, 0.1)
 
 
-def test_lamb_comes_from_addons_where_keras_has_none():
+def test_lamb_comes_from_addons_if_keras_has_none():
     tfa = pytest.importorskip("tensorflow_addons", reason="TensorFlow Addons is on the other stack")
     found = optimizers.make_optimizer(Config().replace(optimizer="lamb").training, 0.1)
     assert isinstance(found, tfa.optimizers.LAMB)
+
+
+def test_warm_up_rises_linearly_to_the_peak_of_the_cosine():
+    config = Config().replace(warmup_epochs=2.5, learning_rate=0.3, final_learning_rate=0.01).training
+    schedule = optimizers.make_schedule(config, 64, total_steps=100, steps_per_epoch=4)
+    found = [float(schedule(step)) for step in range(101)]
+    # 64 images per step: the peak is 0.3. Ten steps rise, 90 steps of a cosine fall from 0.3 to 0.003.
+    expected = [0.03 * step for step in range(10)]
+    expected += [0.003 + 0.297 * 0.5 * (1 + np.cos(np.pi * step / 90)) for step in range(91)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # float32 rounding
+
+
+def test_schedule_has_no_warm_up_by_default():
+    schedule = optimizers.make_schedule(Config().training, 64, total_steps=100, steps_per_epoch=4)
+    assert float(schedule(0)) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("batch_size", "peak"), [(64, 0.3), (128, 0.6), (16, 0.075)])
+def test_peak_is_proportional_to_the_batch_size(batch_size, peak):
+    schedule = optimizers.make_schedule(Config().training, batch_size, total_steps=100)
+    assert float(schedule(0)) == pytest.approx(peak)
+    assert float(schedule(100)) == pytest.approx(5e-4 * peak)

@@ -1,13 +1,13 @@
-"""Trains a tiny model, writes weights and logs: python tests/training/train_worker.py OUT REPLICAS [name=value]
+"""Trains tiny models and writes their weights and logs: python tests/training/train_worker.py REPLICAS RUNS
 
-With TF_CONFIG and strategy=multi_worker it is one worker of several. A process of its own, since one takes
-strategies of one size only. With MCL_TF_FLOAT64 it expects a copy of mcl_tf that says float64 for float32.
+RUNS is JSON, {output file: options}. The models are trained one after the other, by default for 10 steps (5 epochs of
+2). Besides the options of the library there is `interrupt_after`, the number of steps after which a training is
+interrupted, to be resumed from its run_dir. With TF_CONFIG and the strategy multi_worker, the process is one of several
+workers. The tests start it as a process of its own for every number of replicas.
 """
 
-import functools
 import json
 import os
-import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,79 +15,77 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import normalization
 from mcl_tf.config import Config
-from mcl_tf.errors import Stopped
+from mcl_tf.errors import TrainingInterrupted
 from mcl_tf.training.distribution import make_strategy
 from mcl_tf.training.trainer import Trainer
+from tests.training.training_helpers import InterruptAfter, Record, network_weights
 
-OPTIONS = dict(
-    encoder="small", width=0.25, projection_hidden=16, projection_dim=8, batch_size=16, labelled=True, epochs=5
+DEFAULTS = dict(
+    encoder="small", width=0.5, projection_hidden=16, projection_dim=32, batch_size=16, labelled=True, epochs=5
 )
+COUNT = 35
 
 
-class Record(tf.keras.callbacks.Callback):
-    """Keeps the logs of every step, and the first gradients: what momentum has summed after one step."""
+class FirstGradients(tf.keras.callbacks.Callback):
+    """Keeps the momentum after the first step, which is the gradient times the learning rate."""
 
     def __init__(self):
         super().__init__()
-        self.steps = []
+        self.values = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps.append(dict(logs))
-        if len(self.steps) == 1:
-            found = (v for v in self.model.optimizer.variables if len(v.shape) > 0)
-            self.gradients = {f"gradient {place}": v.numpy() for place, v in enumerate(found)}
+        if not self.values:
+            momentums = (v for v in self.model.optimizer.variables if len(v.shape) > 0)
+            self.values = {f"gradient {index}": v.numpy() for index, v in enumerate(momentums)}
 
 
-def compute_in_float64() -> None:
-    """Changes what is still float32 then: TensorFlow's defaults, and the fused kernel, which has no other type."""
-    where, fused = tf.where, normalization.SynchronizedBatchNormalization
-
-    def wide(value):
-        value = tf.convert_to_tensor(value)
-        return tf.cast(value, tf.float64) if value.dtype.is_floating else value
-
-    def unfused(self, x, mean, variance, training):
-        mean, variance = tf.nn.moments(x, [0, 1, 2]) if training else (mean, variance)
-        mean, variance, offset, scale = map(tf.convert_to_tensor, (mean, variance, self.beta, self.gamma))
-        outputs = tf.nn.batch_normalization(x, mean, variance, offset, scale, self.epsilon)
-        count = tf.cast(tf.size(x) / x.shape[-1], tf.float64)
-        return outputs, mean, variance * count / (count - 1.0)
-
-    tf.keras.backend.set_floatx("float64")
-    tf.one_hot = functools.partial(tf.one_hot, dtype=tf.float64)
-    tf.where = lambda condition, *values: where(condition, *map(wide, values))
-    fused._fused = unfused
+def make_trainer(config: Config) -> Trainer:
+    """Create a trainer; with float64, its metrics have that precision, too."""
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
+    trainer = Trainer(config, images, (np.arange(COUNT) % 3).astype(np.int32), config.run.run_dir or None)
+    if config.training.precision == "float64":
+        with trainer.strategy.scope():
+            names = list(trainer.model.trackers)
+            trainer.model.trackers = {name: tf.keras.metrics.Mean(name=name, dtype="float64") for name in names}
+    return trainer
 
 
-def main(out: str, replicas: int, *options: str) -> int:
-    """Trains 10 steps (5 epochs of 2)."""
-    if os.environ.get("MCL_TF_FLOAT64"):
-        compute_in_float64()
+def train(out: str, config: Config, interrupt_after: int | None) -> None:
+    """Train one model and write weights, logs and first gradients."""
+    record, gradients = Record(), FirstGradients()
+    if interrupt_after is not None:
+        try:
+            make_trainer(config).fit([record, gradients, InterruptAfter(interrupt_after)])
+            raise AssertionError("the training was not interrupted")
+        except KeyboardInterrupt:
+            pass
+    trainer = make_trainer(config)
+    variables = network_weights(trainer.model)
+    before = [w.numpy() for w in variables]
+    trainer.fit([record, gradients])
+    weights = {f"weight {index}": w.numpy() for index, w in enumerate(variables)}
+    moved = max(np.abs(w - b).max() for w, b in zip(weights.values(), before, strict=True))
+    logs = [logs for (epoch, _), logs in record.logs.items() if epoch != "epoch"]
+    np.savez(out, logs=json.dumps(logs), moved=moved, **weights, **gradients.values)
+
+
+def main(replicas: int, runs: dict[str, dict]) -> int:
+    """Train all models; return the exit code."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    overrides = {**OPTIONS, "strategy": "mirrored" if replicas > 1 else "auto"}
-    for option in options:
-        name, value = option.split("=")
-        overrides[name] = json.loads(value) if value[0].isdigit() or value in ("true", "false") else value
-    config = Config().replace(**overrides)
-    make_strategy(config.run.strategy)
-    pictures = np.random.default_rng(0).integers(0, 256, (35, 16, 16, 3), dtype=np.uint8)
-    record = Record()
-    trainer = Trainer(config, pictures, (np.arange(35) % 3).astype(np.int32), config.run.run_dir or None)
-    before = [w.numpy() for w in trainer.model.weights]
-    try:
-        trainer.fit([record])
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return error.code
-    names = [f"{place} {w.name}" for place, w in enumerate(trainer.model.weights)]
-    weights = {name: w.numpy() for name, w in zip(names, trainer.model.weights, strict=True)}
-    moved = max(np.abs(w - b).max() for w, b in zip(weights.values(), before, strict=True))
-    np.savez(pathlib.Path(out), logs=json.dumps(record.steps), moved=moved, **weights, **record.gradients)
+    for out, options in runs.items():
+        options = {**DEFAULTS, "strategy": "mirrored" if replicas > 1 else "auto", **options}
+        interrupt_after = options.pop("interrupt_after", None)
+        config = Config().replace(**options)
+        make_strategy(config.run.strategy)  # several workers must find each other before anything else
+        try:
+            train(out, config, interrupt_after)
+        except TrainingInterrupted as error:
+            print(error, file=sys.stderr)
+            return error.code
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
+    sys.exit(main(int(sys.argv[1]), json.loads(sys.argv[2])))

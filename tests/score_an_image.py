@@ -1,4 +1,4 @@
-"""What a user of the installed package does first; run from outside the checkout."""
+"""Trains and scores with the installed package, outside of the checkout."""
 
 import importlib.metadata
 import pathlib
@@ -12,11 +12,11 @@ assert "site-packages" in where.parts, f"mcl_tf comes from {where}, not from the
 installed = {
     distribution.metadata["Name"].lower().replace("_", "-") for distribution in importlib.metadata.distributions()
 }
-assert "tensorflow-cpu" in installed, "tensorflow-cpu was to be there"
-assert "tensorflow" not in installed, "another TensorFlow was pulled in"
-pictures = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+assert "tensorflow-cpu" in installed, "tensorflow-cpu is not installed"
+assert "tensorflow" not in installed, "the package has installed another TensorFlow"
+images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
 detector = mcl_tf.AnomalyDetector(encoder="small", width=0.25, projection_hidden=8, epochs=1, batch_size=4)
-scores = detector.fit(pictures).decision_function(pictures)
+scores = detector.fit(images).decision_function(images)
 assert scores.shape == (12,), scores.shape
 assert np.all(np.isfinite(scores)), scores
 assert np.ptp(scores) > 0.0, scores

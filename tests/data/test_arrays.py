@@ -1,0 +1,121 @@
+"""Images from a caller: what is accepted, the held-out share, and batches for scoring."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf import views
+from mcl_tf.config import DataConfig
+from mcl_tf.data import arrays
+from mcl_tf.errors import UsageError
+
+
+def noise(*shape, seed=0):
+    """Seeded random images: uint8 of the given shape."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_accepts_arrays_of_images(channels):
+    images = noise(2, 5, 4, channels)
+    assert arrays.as_images(images) is images
+    np.testing.assert_array_equal(arrays.as_images(list(images)), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "received"),
+    [
+        (np.zeros((2, 5, 4, 2), np.uint8), r"uint8 \[2, 5, 4, 2\]"),
+        (np.zeros((5, 4, 3), np.uint8), r"uint8 \[5, 4, 3\]"),
+        (np.zeros((2, 0, 4, 3), np.uint8), r"uint8 \[2, 0, 4, 3\]"),
+        (np.zeros((2, 5, 4, 3), np.float32), r"float32 \[2, 5, 4, 3\]"),
+        ([np.zeros((5, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)], "images of several sizes"),
+        ([], r"float64 \[0\]"),
+    ],
+)
+def test_refuses_what_are_not_images(images, received):
+    with pytest.raises(UsageError, match=f"c = 1, 3 or 4.*Received: {received}"):
+        arrays.as_images(images)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_collects_datasets_like_arrays(batch_size, labelled):
+    images, labels = noise(7, 20, 18, 1), np.arange(7) % 2 if labelled else None
+    expected, expected_labels = arrays.collect(images, labels, 0)
+    assert expected.shape == (7, 20, 20, 3)
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
+    found, found_labels = arrays.collect(dataset.batch(batch_size) if batch_size else dataset, None, 0)
+    np.testing.assert_array_equal(found, expected)
+    assert (found_labels is None) == (expected_labels is None) == (not labelled)
+    if labelled:
+        np.testing.assert_array_equal(found_labels, expected_labels)
+
+
+@pytest.mark.parametrize("image_size", [0, 16, 24])
+def test_collects_at_the_size_of_the_network(image_size):
+    images = noise(300, 9, 17, 3)  # more than one batch of 256
+    found, labels = arrays.collect(images, None, image_size)
+    np.testing.assert_array_equal(found, views.prepare(images, image_size or 17))
+    assert labels is None
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (noise(1, 16, 16, 3), None, "at least two normal images. Received: 1"),
+        (noise(0, 16, 16, 3), None, "at least two normal images. Received: 0"),
+        (noise(3, 16, 16, 3), [0, 1], r"3 images need as many integer labels. Received: int\d+ \(2,\)"),
+        (noise(3, 16, 16, 3), [0.0, 1.0, 0.0], "as many integer labels. Received: float64"),
+        (tf.data.Dataset.from_tensor_slices(noise(3, 16, 16, 3)), [0, 1, 0], "Received: labels too"),
+        (
+            tf.data.Dataset.from_tensor_slices((noise(3, 16, 16, 3), [0.5, 1.0, 2.0])),
+            None,
+            "must be an integer label",
+        ),
+        (tf.data.Dataset.from_tensor_slices(noise(3, 16)), None, "Received: elements"),
+        (tf.data.Dataset.from_tensor_slices({"image": noise(3, 16, 16, 3)}), None, "Received: elements"),
+    ],
+)
+def test_refuses_images_or_labels_that_cannot_be_collected(images, labels, message):
+    with pytest.raises(UsageError, match=message):
+        arrays.collect(images, labels, 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "expected"),
+    [
+        ((40,), 0.1, (4,)),
+        ((40, 10), 0.5, (20, 5)),
+        ((3, 1), 0.5, (2, 0)),  # a class keeps at least one image
+        ((4, 3), 0.01, (1, 0)),  # at least one is held out, from the largest class
+    ],
+)
+def test_holds_out_a_share_of_every_class(counts, fraction, expected):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    config = DataConfig(calibration_fraction=fraction)
+    held_out = arrays.hold_out(labels, config)
+    assert held_out.dtype == bool
+    assert tuple(np.bincount(labels[held_out], minlength=len(counts))) == expected
+    np.testing.assert_array_equal(arrays.hold_out(labels, config), held_out)
+
+
+def test_holds_out_other_images_with_another_seed():
+    first, second = (arrays.hold_out(np.zeros(50, int), DataConfig(seed=seed)) for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("form", ["array", "single", "batched", "labelled"])
+def test_yields_batches_for_scoring_in_order(form):
+    images = noise(7, 20, 18, 4)
+    source = images
+    if form != "array":
+        source = tf.data.Dataset.from_tensor_slices((images, np.arange(7)) if form == "labelled" else images)
+        source = source.batch(5) if form == "batched" else source
+    batches = [np.asarray(batch) for batch in arrays.scoring_batches(source, 3, 16)]
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), views.prepare(images, 16))
+
+
+def test_yields_no_batch_without_images():
+    assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, 16)) == []

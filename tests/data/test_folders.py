@@ -1,0 +1,140 @@
+"""Folders of images: files, classes, damaged files, and folders of another layout."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf.data import folders
+from mcl_tf.data.folders import Folder
+from mcl_tf.errors import UsageError
+
+
+def unwatched(batches, description):
+    del description
+    return batches
+
+
+def test_lists_files_by_class_and_path(image_folder):
+    folder = Folder(str(image_folder))
+    assert folder.class_names == ("cut", "good")
+    paths, labels = folder.files["train"]
+    assert paths == [
+        "train/good/0.png",
+        "train/good/1.JPG",
+        "train/good/2.bmp",
+        "train/good/3.gif",
+        "train/good/4.jpeg",
+        "train/good/5.PNG",
+        "train/good/deep er/6.png",
+        "train/good/deep er/7.png",
+    ]
+    assert labels.tolist() == [1] * 8
+    assert folder.files["test"][1].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_has_the_shape_of_the_first_image(image_folder, folder_copy):
+    assert Folder(str(image_folder)).image_shape() == (20, 24, 3)
+    (folder_copy / "train" / "good" / "0.png").write_bytes(b"not an image")
+    assert Folder(str(folder_copy)).image_shape() == (23, 25, 3)  # that of the second image
+
+
+def test_has_no_shape_without_a_readable_image(tmp_path):
+    for split in folders.SPLITS:
+        (tmp_path / split / "good").mkdir(parents=True)
+        (tmp_path / split / "good" / "0.png").write_bytes(b"not an image")
+    assert Folder(str(tmp_path)).image_shape() == (None, None, 3)
+
+
+def test_keeps_the_sizes_of_images_and_gives_them_three_channels(image_folder):
+    folder = Folder(str(image_folder))
+    images = [image for image, _ in folder.read("train", [1]).as_numpy_iterator()]
+    assert [image.shape for image in images[:6]] == [(20 + 3 * i, 24 + i, 3) for i in range(6)]
+    for image in images[:7]:  # 4: what JPEG and the palette of a GIF may round off
+        np.testing.assert_allclose(image, np.broadcast_to([20, 200, 20], image.shape), atol=4)
+    assert np.ptp(images[7]) == 0  # grey in all three channels
+    assert [label for _, label in folder.read("test").as_numpy_iterator()] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("created", "message"),
+    [
+        ([], "There is no such folder.*Received: .*/set"),
+        ([""], "no train folder"),
+        (["train/a/1.png"], "no test folder"),
+        (["train/a/1.png", "test/a/1.tif"], r"no images \(.bmp, .*\) in the classes of test"),
+        (["train/1.png", "test/a/1.png"], "in the classes of train.*Possible: a folder DIR"),
+    ],
+)
+def test_refuses_a_folder_of_another_layout(created, message, tmp_path):
+    for name in created:
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"") if path.suffix else path.mkdir(exist_ok=True)
+    with pytest.raises(UsageError, match=message) as error:
+        Folder(str(tmp_path / "set"))
+    assert "\n" not in str(error.value)
+
+
+def test_needs_the_named_splits_only(folder_copy):
+    shutil.rmtree(folder_copy / "train")
+    folder = Folder(str(folder_copy), ("test",))
+    assert [len(folder.files[split][0]) for split in folders.SPLITS] == [0, 5]
+
+
+def test_refuses_a_class_without_images_in_the_split(image_folder):
+    message = "no train images of this class. Possible for normal: 1 good. Received: 0 cut"
+    with pytest.raises(UsageError, match=message):
+        Folder(str(image_folder)).read("train", [0])
+
+
+def test_reads_names_that_are_not_utf8(tmp_path):
+    for split in folders.SPLITS:
+        path = os.path.join(os.fsencode(tmp_path), split.encode(), b"good")
+        os.makedirs(path)
+        with open(os.path.join(path, b"\xff.png"), "wb") as file:
+            file.write(tf.io.encode_png(np.zeros((3, 3, 3), np.uint8)).numpy())
+    folder = Folder(str(tmp_path))
+    assert len(list(folder.read("train"))) == 1
+    assert folder.test_names() == [r"test/good/\udcff.png"]
+
+
+def test_names_the_first_damaged_file_and_counts_the_others(folder_copy):
+    for name in ("train/good/2.bmp", "test/good/1.png", "test/cut/0/9.png"):
+        (folder_copy / name).write_bytes((folder_copy / name).read_bytes()[:50])
+    folder = Folder(str(folder_copy))
+    message = r"train/good/2.bmp is a BMP.*kind \(and 2 more files cannot be read\)$"
+    with pytest.raises(UsageError, match=message) as error:
+        folder.check([("train", [1]), ("test", None)], unwatched)
+    assert "\n" not in str(error.value)
+
+
+def test_accepts_files_that_can_be_decoded(image_folder):
+    Folder(str(image_folder)).check([("train", [1]), ("test", None)], unwatched)
+
+
+def test_names_a_file_that_has_disappeared(folder_copy):
+    folder = Folder(str(folder_copy))
+    (folder_copy / "test" / "good" / "0.png").unlink()
+    with pytest.raises(UsageError, match="test/good/0.png cannot be read: No such file or directory$"):
+        folder.check([("test", [1])], unwatched)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("./set", True), ("~/set", True), ("/no/such/set", True), ("set", False), ("no/such", False), ("mnist", False)],
+)
+def test_recognizes_the_name_of_a_folder(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set" / "inner").mkdir(parents=True)
+    assert folders.is_folder(name) is expected
+    assert folders.is_folder("set/inner")
+
+
+def test_discards_what_decoders_write_to_standard_error(capfd):
+    with folders.silent_decoders():
+        os.write(2, b"Corrupt JPEG data")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"

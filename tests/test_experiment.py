@@ -1,0 +1,218 @@
+"""The parts of the main job: run directory, test scores, callbacks and results. test_main.py runs the whole job."""
+
+import csv
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from mcl_tf import experiment
+from mcl_tf.config import Config
+from mcl_tf.data.tasks import Task
+from mcl_tf.detector import AnomalyDetector, make_scorer
+from mcl_tf.errors import UsageError
+from mcl_tf.scoring import self_ensemble
+from mcl_tf.training.callbacks import CollapseMonitor, PeriodicEvaluation, TensorBoardScalars
+from mcl_tf.training.trainer import build_model
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8, epochs=0, batch_size=8)
+
+
+def draw_images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Noise as training images; darker noise as anomalies among 12 test images, the odd ones."""
+    images, is_anomaly = draw_images(12, seed=1), np.arange(12) % 2 == 1
+    images[is_anomaly] //= 3
+    names = [f"test/{index}.png" for index in range(12)]
+    labels = ["dark" if anomaly else "bright" for anomaly in is_anomaly]
+    test = tf.data.Dataset.from_tensor_slices((images, is_anomaly, names, labels))
+    return Task(("bright",), 16, draw_images(20), np.zeros(20, np.int32), test)
+
+
+@pytest.fixture(scope="module")
+def detector(task):
+    return AnomalyDetector(CONFIG).fit(task.train, class_names=task.class_names)
+
+
+@pytest.fixture(scope="module")
+def scored(detector, task):
+    return experiment.score_test(detector.scorer_, task.test)
+
+
+# The run directory.
+
+
+@pytest.mark.parametrize(
+    ("dataset", "normal", "expected"),
+    [
+        ("cifar10", ("0", "1"), "runs/cifar10-0+1"),
+        ("mnist_corrupted/identity", ("0",), "runs/mnist_corrupted/identity-0"),
+        ("{here}/bottle/", ("good",), "runs/bottle-good"),
+        ("{here}/../{name}/bottle/.", ("good",), "runs/bottle-good"),
+        (".", ("good",), f"runs/{ROOT.name}-good"),
+    ],
+)
+def test_the_default_run_directory_has_the_name_of_the_dataset(dataset, normal, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "bottle").mkdir()
+    dataset = dataset.format(here=tmp_path, name=tmp_path.name)
+    assert experiment.with_run_directory(Config().replace(dataset=dataset, normal=normal)).run.run_dir == expected
+
+
+def test_a_given_run_directory_is_kept():
+    config = CONFIG.replace(run_dir="there")
+    assert experiment.with_run_directory(config) is config
+
+
+def test_a_run_directory_is_claimed_by_its_configuration(tmp_path):
+    config = CONFIG.replace(run_dir=str(tmp_path / "runs" / "one"))
+    assert experiment.claim_directory(config) == tmp_path / "runs" / "one"
+    assert Config.from_json((tmp_path / "runs" / "one" / "config.json").read_text()) == config
+    # Options that change no result may differ.
+    experiment.claim_directory(config.replace(checkpoint_every=5, resume=False))
+    with pytest.raises(UsageError, match=r"another configuration \(seed: 0, not 1; epochs: 0, not 3\)"):
+        experiment.claim_directory(config.replace(seed=1, epochs=3))
+    assert Config.from_json((tmp_path / "runs" / "one" / "config.json").read_text()) == config
+
+
+def test_a_worker_only_checks_the_run_directory(tmp_path):
+    config = CONFIG.replace(run_dir=str(tmp_path / "run"))
+    experiment.claim_directory(config, write=False)
+    assert list(tmp_path.iterdir()) == []
+    experiment.claim_directory(config)
+    with pytest.raises(UsageError, match="seed: 0, not 1"):
+        experiment.claim_directory(config.replace(seed=1), write=False)
+
+
+def test_a_run_directory_with_a_damaged_configuration_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match="config.json cannot be read, choose another run_dir"):
+        experiment.claim_directory(CONFIG.replace(run_dir=str(tmp_path)))
+    assert (tmp_path / "config.json").read_text() == "{"
+
+
+def test_a_run_directory_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="run_dir .*file/run cannot be written: Not a directory"):
+        experiment.claim_directory(CONFIG.replace(run_dir=str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.parametrize(("encoder", "slow"), [("small", False), ("resnet18", True)])
+def test_describe_logs_data_and_devices(encoder, slow, task, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mcl_tf"), "propagate", True)  # main.py, if a test has called it, sets False
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    caplog.set_level("INFO", "mcl_tf")
+    experiment.describe(CONFIG.replace(run_dir="there", encoder=encoder), task)
+    assert caplog.messages[0].startswith("digits: 20 training images of bright, 16x16 pixels; no GPU, ")
+    assert caplog.messages[0].endswith(" CPU cores; run directory there")
+    assert [("takes very long" in message) for message in caplog.messages[1:]] == [True] * slow
+
+
+# Scores of the test split.
+
+
+def test_test_scores_are_those_of_the_detector(scored, detector, task):
+    images, is_anomaly, names, labels = zip(*task.test.as_numpy_iterator(), strict=True)
+    distances = detector.distances(np.stack(images))
+    np.testing.assert_allclose(scored.scores, self_ensemble(distances)[0], rtol=1e-5)
+    np.testing.assert_allclose(scored.one_view, distances[:, 0, 0], rtol=1e-5)
+    np.testing.assert_array_equal(scored.is_anomaly, is_anomaly)
+    assert scored.names.tolist() == [name.decode() for name in names]
+    assert scored.labels.tolist() == [label.decode() for label in labels]
+
+
+def test_metrics_are_those_of_one_view_and_of_all_views(scored):
+    metrics = scored.metrics()
+    for part, scores in (("one_view", scored.one_view), ("self_ensemble", scored.scores)):
+        assert metrics[part]["auroc"] == pytest.approx(roc_auc_score(scored.is_anomaly, scores))
+        assert set(metrics[part]) == {"auroc", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
+
+
+def test_names_beyond_ascii_are_decoded(detector):
+    parts = draw_images(2), [False, True], ["test/ü, 1.jpg", "測試/0.png"], ["gut", "schön"]
+    found = experiment.score_test(detector.scorer_, tf.data.Dataset.from_tensor_slices(parts))
+    assert found.names.tolist() == ["test/ü, 1.jpg", "測試/0.png"]
+    assert found.labels.tolist() == ["gut", "schön"]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, []), (7, [0, 1, 2, 3, 4, 5, 6]), (10, [0, 2, 4, 6, 8])])
+def test_the_sample_of_the_test_split_is_spread_evenly(count, expected, monkeypatch):
+    monkeypatch.setattr(experiment, "MONITORED", 5)
+    test = tf.data.Dataset.range(count).map(lambda index: (index, True))
+    assert [int(index) for index, _ in experiment.sample_test(test)] == expected
+
+
+# Callbacks.
+
+
+def test_an_evaluation_is_optional(task, tmp_path):
+    kinds = [type(callback) for callback in experiment.training_callbacks(CONFIG, task, tmp_path)]
+    assert kinds == [TensorBoardScalars, CollapseMonitor]
+    callbacks = experiment.training_callbacks(CONFIG.replace(evaluate_every=3), task, tmp_path)
+    assert [type(callback) for callback in callbacks] == [TensorBoardScalars, CollapseMonitor, PeriodicEvaluation]
+    assert callbacks[-1].every == 3
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(ema, task, detector, tmp_path):
+    """With moving averages, it evaluates these."""
+    config = CONFIG.replace(evaluate_every=1, ema=ema)
+    model = build_model(config, 16)
+    if ema:  # scrambled weights, and averages with the initial weights of `detector`
+        for weight in model.trainable_variables:
+            weight.assign(tf.random.stateless_normal(weight.shape, [1, 2]))
+    before = model.get_weights()
+    evaluation = experiment.training_callbacks(config, task, tmp_path)[-1]
+    found = evaluation.evaluate(model)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    scorer = make_scorer(build_model(CONFIG, 16), CONFIG, 1)
+    held_out = experiment.arrays.hold_out(task.train_labels, CONFIG.data)
+    scorer.fit_gaussians(task.train[~held_out], task.train_labels[~held_out])
+    expected = experiment.score_test(scorer, task.test).metrics()
+    assert found == {name: pytest.approx(part["auroc"]) for name, part in expected.items()}
+
+
+# Results.
+
+
+def test_write_results(scored, detector, task, tmp_path):
+    report = experiment.write_results(detector, task, scored, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    assert report["dataset"] == "digits"
+    assert report["normal"] == ["bright"]
+    assert {name: report[name] for name in ("one_view", "self_ensemble")} == scored.metrics()
+    assert report["threshold"] == detector.threshold_
+    flagged = scored.scores > detector.threshold_
+    assert report["at_threshold"] == {
+        "anomalies_found": np.mean(flagged[1::2]),
+        "normals_flagged": np.mean(flagged[::2]),
+    }
+    assert report["images"] == {"train": 18, "calibration": 2, "test_normal": 6, "test_anomalous": 6}
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"test/{index}.png" for index in range(12)]
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.png", "scores.csv"]
+
+
+def test_examples_have_their_images_and_labels(scored, task):
+    images = [image for image, *_ in task.test.as_numpy_iterator()]
+    found = experiment.examples(task.test, scored)
+    lowest = np.argsort(scored.scores, kind="stable")[:10]
+    assert len(found["lowest scores"]) == 10
+    for index, (image, label) in zip(lowest, found["lowest scores"], strict=True):
+        np.testing.assert_array_equal(image, images[index])
+        assert label == ("dark" if index % 2 else "bright")
+    assert {label for _, label in found["normal, scored highest"]} == {"bright"}
+    assert {label for _, label in found["anomalous, scored lowest"]} == {"dark"}

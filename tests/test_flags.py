@@ -1,0 +1,172 @@
+"""Command-line flags: one per field of the configuration, and those of file scoring."""
+
+import copy
+import pathlib
+
+import pytest
+from absl import flags as absl_flags
+from config_fields import BOOLEANS, CONSTRAINTS, FIELDS, TEXTS, other_value
+
+import flags
+from flags.define import define, to_field
+from mcl_tf.config import Config, DataConfig, check
+from mcl_tf.errors import UsageError
+
+FILE_FLAGS = ("mode", "saved_model", "images", "output")
+PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
+
+
+def parse_flags(*arguments):
+    """Parse a command line into a copy of the flags."""
+    values = copy.deepcopy(absl_flags.FLAGS)
+    values(["main.py", *arguments])
+    return values
+
+
+def parse(*arguments):
+    """Return the configuration of a command line."""
+    return flags.config_from_flags(parse_flags(*arguments))
+
+
+def test_every_field_has_one_flag():
+    by_module = absl_flags.FLAGS.flags_by_module_dict()
+    found = [flag.name for module in flags.MODULES for flag in by_module[module.__name__]]
+    assert sorted(found) == sorted([*FIELDS, *FILE_FLAGS])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_flags_have_the_defaults_and_ranges_of_their_fields(name):
+    flag = absl_flags.FLAGS[name]
+    default = to_field(FIELDS[name], flag.default)
+    assert default == FIELDS[name].default
+    assert type(default) is type(FIELDS[name].default)
+    assert len(flag.help) > 20
+    any_value = name in BOOLEANS or name in TEXTS or name == "normal"
+    assert flag.help.endswith(f" Possible: {CONSTRAINTS[name]}.") == (not any_value)
+
+
+def test_no_flags_give_the_default_configuration():
+    assert parse() == Config()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_flag_sets_its_field(name):
+    value = other_value(name)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    assert parse(f"--{name}={text}") == Config().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--normal=3, cat"], {"normal": ("3", "cat")}),
+        (["--labelled"], {"labelled": True}),
+        (["--labelled", "--nolabelled"], {}),
+        (["--noresume"], {"resume": False}),
+        (["--shrinkage=0.25"], {"shrinkage": 0.25}),
+        (["--shrinkage=none"], {"shrinkage": None}),
+        (["--shrinkage=None"], {"shrinkage": None}),
+        (["--shrinkage=ledoit_wolf"], {}),
+        (["--beta=2"], {"beta": 2.0}),
+        (["--learning_rate=0.5", "--learning_rate=none"], {}),
+        (["--method=sum", "--precision=float64"], {"method": "sum", "precision": "float64"}),
+        (["--weight_decay=1e-4", "--epochs", "7"], {"weight_decay": 1e-4, "epochs": 7}),
+        (["--epochs=3", "--epochs=4"], {"epochs": 4}),
+    ],
+)
+def test_command_lines(arguments, expected):
+    assert parse(*arguments) == Config().replace(**expected)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--epochs=-1", ["epochs", "an integer from 0 to 1e+06", "-1"]),
+        ("--epochs=2.5", ["epochs", "2.5"]),
+        pytest.param(f"--epochs=1{'0' * 400}", ["epochs", "an integer from 0 to 1e+06"], id="beyond float64"),
+        ("--temperature=0", ["temperature", "from 0.001 to 100", "0.0"]),
+        ("--temperature=nan", ["temperature", "from 0.001 to 100", "nan"]),
+        ("--temperature=inf", ["temperature", "from 0.001 to 100", "inf"]),
+        ("--views=3", ["views", "1, 4 or 8", "3"]),
+        ("--encoder=vgg", ["encoder", "small, resnet18, resnet34 or resnet50", "vgg"]),
+        ("--shrinkage=much", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "much"]),
+        ("--shrinkage=1.5", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "1.5"]),
+        ("--shrinkage=nan", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "nan"]),
+        ("--normal=", ["normal"]),
+        ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "an integer from 1 to 4096", "many"]),
+        ("--normal=1,,2", ["normal"]),
+        ("--mode=serve", ["mode", "train|score", "serve"]),
+        ("--nonsense=1", ["nonsense"]),
+    ],
+)
+def test_wrong_flags_are_refused_by_name_and_range(argument, words):
+    with pytest.raises(absl_flags.Error) as error:
+        parse(argument)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("shrinkage", "0.5", 0.5),
+        ("shrinkage", "NONE", None),
+        ("shrinkage", "ledoit_wolf", "ledoit_wolf"),
+        ("shrinkage", None, None),
+        ("beta", None, None),
+        ("beta", "2", 2.0),
+        ("beta", 2.0, 2.0),
+        ("normal", ["a ", " b"], ("a", "b")),
+        ("serving_batch_sizes", ["8", " 32"], (8, 32)),
+        ("dataset", "0.5", "0.5"),  # a string that looks like a number
+        ("dataset", "none", "none"),
+        ("method", "mean", "mean"),
+        ("epochs", 3, 3),
+        ("labelled", False, False),
+    ],
+)
+def test_to_field(name, value, expected):
+    found = to_field(FIELDS[name], value)
+    assert found == expected
+    assert type(found) is type(expected)
+    check(FIELDS[name], found)
+
+
+def test_define_needs_the_help_of_every_field():
+    with pytest.raises(TypeError, match="seed"):
+        define(DataConfig, **{name: "help" for name in FIELDS if name != "seed" and hasattr(DataConfig, name)})
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid(preset):
+    assert parse(f"--flagfile={preset}") != Config()
+
+
+def test_presets_exist():
+    assert {path.stem for path in PRESETS} >= {"cpu", "demo"}
+
+
+# Arguments of score_files.
+
+FILES = {"saved_model": "model", "images": "shots/*.png", "output": "scores.csv"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resume", "batch_size"),
+    [
+        ([], False, 128),  # training resumes by default, file scoring does not
+        (["--resume"], True, 128),
+        (["--resume=true", "--scoring_batch_size=16"], True, 16),
+        (["--noresume"], False, 128),
+    ],
+)
+def test_score_files_arguments(arguments, resume, batch_size):
+    values = parse_flags("--mode=score", *(f"--{name}={value}" for name, value in FILES.items()), *arguments)
+    assert flags.score_files_arguments(values) == {**FILES, "resume": resume, "batch_size": batch_size}
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_score_files_needs_all_files(missing):
+    values = parse_flags("--mode=score", *(f"--{name}={value}" for name, value in FILES.items() if name != missing))
+    with pytest.raises(UsageError, match=f"needs --saved_model, --images and --output. Received: no --{missing}"):
+        flags.score_files_arguments(values)

@@ -1,0 +1,90 @@
+"""Batch normalization over the global batch, compared with its formula and with Keras' layer."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf.normalization import SynchronizedBatchNormalization
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+
+
+def draw(rng, dtype="float32"):
+    return rng.normal(3.0, 2.0, (6, 4, 4, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_outputs_and_moving_statistics_match_the_formula(dtype, rng):
+    x, tolerance = draw(rng, dtype), TOLERANCES[dtype]
+    layer = SynchronizedBatchNormalization(momentum=0.8, dtype=dtype)
+    y = layer(tf.constant(x), training=True)
+    assert y.dtype == dtype
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), atol=tolerance)
+    np.testing.assert_allclose(layer.moving_mean, 0.2 * mean, rtol=tolerance)
+    np.testing.assert_allclose(layer.moving_variance, 0.8 + 0.2 * x.var((0, 1, 2), ddof=1), rtol=tolerance)
+    expected = (x - 0.2 * mean) / np.sqrt(np.asarray(layer.moving_variance) + 1e-5)
+    np.testing.assert_allclose(layer(tf.constant(x), training=False), expected, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_and_gradients_match_keras(training, dtype, rng):
+    x, weights = tf.constant(draw(rng, dtype)), rng.normal(size=(6, 4, 4, 2))
+    results = []
+    for kind in (SynchronizedBatchNormalization, tf.keras.layers.BatchNormalization):
+        layer = kind(momentum=0.9, epsilon=1e-5, dtype=dtype)
+        layer.build(x.shape)
+        layer.set_weights(np.array([[1.5, 0.5], [0.1, -0.2], [2.5, 3.5], [3.0, 5.0]]))  # gamma, beta, mean, variance
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(y * tf.cast(weights, dtype))
+        results.append([y, *tape.gradient(loss, [x, *layer.trainable_variables])])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=10 * TOLERANCES[dtype])
+
+
+def test_low_precision_inputs_keep_their_dtype_and_float32_statistics(rng):
+    x = tf.constant(rng.normal(300.0, 1.0, (8, 4, 4, 1)), tf.bfloat16)
+    layer = SynchronizedBatchNormalization()
+    y = layer(x, training=True)
+    assert y.dtype == tf.bfloat16
+    assert layer.moving_mean.dtype in ("float32", tf.float32)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * tf.reduce_mean(tf.cast(x, tf.float32)), rtol=1e-4)
+
+
+def test_a_frozen_layer_uses_its_moving_statistics(rng):
+    x = tf.constant(draw(rng))
+    layer = SynchronizedBatchNormalization()
+    layer.build(x.shape)
+    layer.trainable = False
+    np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
+    np.testing.assert_array_equal(layer.moving_mean, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_two_replicas_normalize_by_the_global_batch(dtype, rng, two_replicas):
+    x, tolerance = draw(rng, dtype), TOLERANCES[dtype]
+    one = SynchronizedBatchNormalization(dtype=dtype)
+    expected = one(tf.constant(x), training=True)
+    with two_replicas.scope():
+        two = SynchronizedBatchNormalization(dtype=dtype)
+        two.build(x.shape)
+    parts = two_replicas.experimental_distribute_values_from_function(
+        lambda context: tf.constant(x[3 * context.replica_id_in_sync_group :][:3])
+    )
+    outputs = two_replicas.run(tf.function(lambda part: two(part, training=True)), [parts])
+    found = tf.concat(two_replicas.experimental_local_results(outputs), 0)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    for name in ("moving_mean", "moving_variance"):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(getattr(two, name)), tf.convert_to_tensor(getattr(one, name)), rtol=tolerance
+        )
+
+
+def test_config_round_trip():
+    layer = SynchronizedBatchNormalization(momentum=0.7, epsilon=1e-3, dtype="float64", name="norm")
+    copy = tf.keras.layers.deserialize(tf.keras.layers.serialize(layer))
+    assert isinstance(copy, SynchronizedBatchNormalization)
+    assert (copy.momentum, copy.epsilon, copy.compute_dtype, copy.name) == (0.7, 1e-3, "float64", "norm")

@@ -1,0 +1,51 @@
+"""The differences between the two TensorFlow stacks, as far as no other test depends on them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf.config import Config
+from mcl_tf.training.optimizers import make_optimizer
+from mcl_tf.utils import compat
+
+OPTIMIZERS = ("sgd", "lars", "lamb", "adamw")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_current_learning_rate_follows_the_schedule(name):
+    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.25])
+    optimizer, variable = make_optimizer(Config().replace(optimizer=name).training, schedule), tf.Variable([1.0])
+    compat.build_optimizer(optimizer, [variable])
+    assert compat.current_learning_rate(optimizer) == 0.5
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.constant([1.0]), variable)])
+    assert compat.current_learning_rate(optimizer) == 0.25
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_build_creates_all_variables(name):
+    """A checkpoint is restored before the first step."""
+    optimizer = make_optimizer(Config().replace(optimizer=name).training, 0.1)
+    variable = tf.Variable([[1.0, 2.0]])
+    compat.build_optimizer(optimizer, [variable])
+
+    def shapes():
+        variables = optimizer.variables
+        return [tuple(v.shape) for v in (variables() if callable(variables) else variables)]
+
+    built = shapes()
+    assert (1, 2) in built
+    optimizer.apply_gradients([(tf.constant([[1.0, 1.0]]), variable)])
+    assert shapes() == built
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_excluded_variables_do_not_decay(name):
+    """Without a gradient, a step consists of the decay alone."""
+    kernel, bias = tf.Variable([[1.0, 2.0]], name="kernel"), tf.Variable([1.0, 2.0], name="bias")
+    training = Config().replace(optimizer=name, weight_decay=0.5, decay_exclusions=True).training
+    optimizer = make_optimizer(training, 0.1, [kernel, bias])
+    compat.build_optimizer(optimizer, [kernel, bias])
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in (kernel, bias)])
+    np.testing.assert_array_equal(bias, [1.0, 2.0])
+    assert np.all(np.abs(kernel.numpy()) < [[1.0, 2.0]])
