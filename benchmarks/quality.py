@@ -1,12 +1,11 @@
 """What is found: AUROC of presets on CIFAR-10 and folders, beside rotation prediction and simple features.
 
-python -m benchmarks.quality --preset=cpu_quick --seeds=1,2,3 --data_dir=DIR      ten classes of CIFAR-10
-python -m benchmarks.quality --preset=folder --dataset=DIR --normal=good          a folder, each kind of anomaly by itself
-python -m benchmarks.quality --table                                              writes benchmarks/quality.md again
+python -m benchmarks.quality --preset=cpu_quick --seeds=1,2,3 --data_dir=DIR   ten classes of CIFAR-10
+python -m benchmarks.quality --preset=folder --dataset=DIR --normal=good       a folder, each kind of anomaly by itself
+python -m benchmarks.quality --table                                           writes benchmarks/quality.md again
 
 Results are appended to benchmarks/quality.jsonl, one line per run, as they come; a run that is there is not repeated.
-Settings were chosen on classes 0, 3, 5 and 8 with seed 0, and on the folders named there with seed 0. The tables hold the
-other seeds.
+Settings were chosen on classes 0, 3, 5 and 8 with seed 0, and on the folders with seed 0. The tables hold other seeds.
 """
 
 from __future__ import annotations

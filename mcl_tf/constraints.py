@@ -45,6 +45,7 @@ class FileName:
         return f"a file FILE{self.ending}"
 
 
+@dataclasses.dataclass(frozen=True)
 class Nothing:
     """None, which the command line writes as `none`."""
 
