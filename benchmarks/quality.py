@@ -23,7 +23,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 
-from benchmarks.measure import in_a_process
+from benchmarks.measure import run_in_process
 
 HERE = pathlib.Path(__file__).parent
 PRESETS = HERE.parent / "flags" / "presets"
@@ -72,7 +72,7 @@ def _run_once(options, method: str, normal: str, seed: int) -> None:
         return
     arguments = [f"--flagfile={PRESETS / options.preset}.flags", f"--dataset={options.dataset}", f"--normal={normal}"]
     arguments += [f"--seed={seed}", f"--data_dir={options.data_dir}", *shlex.split(options.options)]
-    result = in_a_process(run, method, arguments)
+    result = run_in_process(run, method, arguments)
     with open(options.results, "a") as file:
         file.write(json.dumps({**key, **result}) + "\n")
     print(f"{dataset} {normal} seed {seed} {method} {options.preset}: {result}", flush=True)
@@ -95,7 +95,7 @@ def run(method: str, arguments: list[str]) -> dict:
     values = copy.deepcopy(absl_flags.FLAGS)
     values(["quality", *arguments])
     config = flags.config_from_flags(values)
-    task = build_task(config.data, config.run.data_dir)
+    task = build_task(config.data, config.run.data_dir, score=config.scoring.score)
     columns = list(
         zip(*((is_anomaly, label) for _, is_anomaly, _, label in task.test.as_numpy_iterator()), strict=True)
     )
@@ -105,7 +105,7 @@ def run(method: str, arguments: list[str]) -> dict:
     else:
         scores, result = (_mcl if method == "mcl" else _rotation)(config, task)
     result["auroc"] = {name: _auroc(is_anomaly, values_) for name, values_ in scores.items()}
-    kinds = sorted(set(labels[is_anomaly]))
+    kinds = sorted(set(labels[is_anomaly].tolist()))
     if len(kinds) <= 5:  # folders: every kind of defect by itself
         keep = {kind: ~is_anomaly | (labels == kind) for kind in kinds}
         result["by_kind"] = {
@@ -143,7 +143,7 @@ def _mcl(config, task):
     from mcl_tf.scoring import self_ensemble
 
     clock = _Clock()
-    detector = AnomalyDetector(config, image_size=task.image_size)
+    detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     detector.fit(task.train, class_names=task.class_names, callbacks=[clock], verbose=0)
     start = time.perf_counter()
     outputs = detector.scorer_.evaluate_images(task.test, visible=False)
@@ -163,6 +163,7 @@ def _rotation(config, task):
     import tensorflow as tf
 
     from mcl_tf import views
+    from mcl_tf.data import arrays
     from mcl_tf.data.batches import training_batches
     from mcl_tf.detector import select_held_out
     from mcl_tf.model import MaskedContrastiveModel
@@ -175,7 +176,7 @@ def _rotation(config, task):
             return 0.0 * loss, {**metrics, "loss": 0.0 * loss}
 
     config = config.replace(rotation_weight=1.0)
-    images = task.train[~select_held_out(task.train_labels, config)]
+    images = arrays.resize(task.train[~select_held_out(task.train_labels, config)], task.image_size)
     trainer = Trainer(config, images, np.zeros(len(images), np.int32))
     base = trainer.model
     model = RotationPrediction(
@@ -197,6 +198,7 @@ def _rotation(config, task):
 
     @tf.function
     def score(images):
+        images = views.prepare(images, task.image_size)
         flat = views.to_float(views.self_ensemble_views(images, 8))
         logits = model.rotation_head(model.encoder(flat, training=False), training=False)
         wanted = tf.tile(rotations, [tf.shape(images)[0]])

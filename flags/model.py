@@ -11,7 +11,7 @@ define(
     encoder_weights="Initial weights of an encoder of keras.applications: `imagenet`, which Keras downloads, or a "
     "file. Random if empty.",
     freeze_encoder="Keep the encoder as it is and only fit the Gaussians: takes seconds, for pretrained encoders.",
-    standardize="Give every image the same mean and contrast before the encoder.",
+    standardize="Give every image the same mean and contrast before an encoder that is not pretrained.",
     width="Factor on the number of channels of every layer of the encoder.",
     projection_hidden="Number of units in the hidden layer of the projection head.",
     projection_dim="Number of dimensions of the projection, which the loss compares.",

@@ -84,18 +84,18 @@ class AnomalyDetector:
     @property
     def threshold_(self) -> float:
         """The score above which an image counts as an anomaly."""
-        return float(self._learned("scorer_").threshold)
+        return float(self._learned("scorer_", "threshold_").threshold)
 
     @property
     def promised_rate_(self) -> float:
         """The largest probability that a new normal image counts as an anomaly."""
-        count = len(self._learned("calibration_scores_"))
+        count = len(self._learned("calibration_scores_", "promised_rate_"))
         return calibration.promised_rate(count, self.fitted_config_.scoring.pass_rate)
 
     @property
     def labelled_(self) -> bool:
         """Whether the detector was trained with labels."""
-        return self._learned("fitted_config_").data.labelled
+        return self._learned("fitted_config_", "labelled_").data.labelled
 
     def fit(self, images, labels=None, *, class_names=None, callbacks=(), verbose="auto") -> AnomalyDetector:
         """Train on normal images, fit the Gaussians and set the threshold.
@@ -123,6 +123,8 @@ class AnomalyDetector:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
         images, labels, network_size = arrays.collect(images, labels, self.config.data, self.config.scoring.score)
+        if all(np.array_equal(image, images[0]) for image in images[1:]):
+            raise UsageError(f"The normal images must differ from each other. Received: {len(images)} equal images")
         labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
         class_names = _check_classes(labels, class_names)
         config = self.config.replace(labelled=len(class_names) > 1)
@@ -246,9 +248,9 @@ class AnomalyDetector:
             raise UsageError("This detector knows no normal images yet; call fit or load first")
         return self.scorer_
 
-    def _learned(self, name: str) -> Any:
+    def _learned(self, name: str, wanted: str) -> Any:
         if name not in self.__dict__:
-            raise AttributeError(f"{name} exists after fit or load")
+            raise AttributeError(f"{wanted} exists after fit or load")
         return self.__dict__[name]
 
 

@@ -6,8 +6,6 @@ and colour, late ones shapes; together they find more than the last one alone (b
 
 from __future__ import annotations
 
-import itertools
-
 import tensorflow as tf
 
 MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
@@ -57,12 +55,9 @@ def stage_maps(encoder) -> list:
     named = [layer.output for layer in encoder.layers if layer.name.startswith("stage_")]
     if named:
         return named
-    for before, layer in itertools.pairwise(encoder.layers):
-        if hasattr(layer, "layers"):  # an encoder from elsewhere, which is a layer of ours
-            inner = stage_maps(layer)
-            return tf.nest.flatten(tf.keras.Model(layer.inputs, inner)(before.output)) if inner else []
     side, last = encoder.input_shape[1], {}
-    for layer in encoder.layers:
+    # The output of a model within the model belongs to another graph.
+    for layer in (layer for layer in encoder.layers if not hasattr(layer, "layers")):
         outputs = layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]
         for output in outputs:
             if len(output.shape) == 4 and output.shape[-1] > 3:

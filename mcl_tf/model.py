@@ -67,7 +67,8 @@ class MaskedContrastiveModel(tf.keras.Model):
         self.projection_head = projection_head
         self.rotation_head: Any = None
         if loss_config.rotation_weight:
-            self.rotation_head = networks.build_rotation_head(encoder.output_shape[-1])
+            dtype = tf.as_dtype(encoder.outputs[0].dtype).name
+            self.rotation_head = networks.build_rotation_head(encoder.output_shape[-1], dtype=dtype)
         self.loss_config = loss_config
         self.augmentation_config = augmentation_config
         self.weight_decay = weight_decay
@@ -78,6 +79,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         self.loss_block_size = loss_block_size
         self.trackers = {name: tf.keras.metrics.Mean(name=name) for name in METRICS}
         self.averages = MovingAverages(encoder.weights + projection_head.weights, ema) if ema else None
+        self.built = True  # its parts are; a step does not call it as a whole, which would tell Keras
 
     @property
     def metrics(self):

@@ -50,12 +50,15 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
         possible = ", ".join(APPLICATIONS)
         raise UsageError(f"encoder_weights needs one of the encoders {possible}. Received: {config.encoder}")
     if config.encoder in APPLICATIONS:
-        encoder = pretrained.build_application(
-            config.encoder, image_size, config.encoder_weights, seed=seed, standardize=config.standardize
-        )
         trained = bool(config.encoder_weights)
+        # Trained encoders see images as they were trained on. Standardized ones gave AUROC 0.937 instead of 0.947 on
+        # solar cells.
+        standardize = config.standardize and not trained
+        encoder = pretrained.build_application(
+            config.encoder, image_size, config.encoder_weights, seed=seed, standardize=standardize
+        )
     else:
-        encoder, trained = pretrained.load_encoder(config.encoder, image_size, standardize=config.standardize), True
+        encoder, trained = pretrained.load_encoder(config.encoder, image_size), True
     if trained:
         pretrained.freeze_batch_normalization(encoder)
     return encoder
@@ -69,7 +72,7 @@ def _build_residual(config: ModelConfig, image_size: int, seed: int, dtype) -> t
     # For two CPU cores: the stem halves the sides from 32 pixels on; in `small`, so does the first stage.
     small, strided_stem = config.encoder == "small", config.encoder in ("compact", "small") and image_size >= 32
     inputs = layers.Input((image_size, image_size, 3))
-    x = ImageStandardization()(inputs) if config.standardize else inputs
+    x = ImageStandardization(dtype=_wide(dtype))(inputs) if config.standardize else inputs
     if image_size >= SMALL_IMAGE:
         x = build.convolution(x, channels, 7, 2)
         x = layers.MaxPooling2D(3, 2, padding="same", dtype=dtype)(x)
@@ -107,17 +110,18 @@ def build_projection_head(config: ModelConfig, dimension: int, *, seed: int = 0,
     return tf.keras.Model(inputs, x, name="projection_head")
 
 
-def build_rotation_head(dimension: int) -> tf.keras.Model:
+def build_rotation_head(dimension: int, *, dtype="float32") -> tf.keras.Model:
     """Build the rotation classifier, one dense layer that starts at 0.
 
     Args:
       dimension: number of dimensions of the embeddings.
+      dtype: dtype policy of the embeddings.
 
     Returns:
-      A model from embeddings float [n, dimension] to logits float32 [n, 4].
+      A model from embeddings float [n, dimension] to logits [n, 4]; they are float32, or float64 with that dtype.
     """
     inputs = layers.Input((dimension,))
-    logits = layers.Dense(ROTATIONS, kernel_initializer="zeros", dtype="float32")(inputs)
+    logits = layers.Dense(ROTATIONS, kernel_initializer="zeros", dtype=_wide(dtype))(inputs)
     return tf.keras.Model(inputs, logits, name="rotation_head")
 
 

@@ -32,7 +32,7 @@ class ImageStandardization(tf.keras.layers.Layer):
 
     def call(self, images):
         """Standardize images float [n, h, w, c] in [0, 1]."""
-        images = tf.convert_to_tensor(images)
+        images = tf.cast(images, self.compute_dtype)
         center = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
         centred = images - center
         spread = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=[1, 2, 3], keepdims=True))

@@ -59,19 +59,19 @@ def load(kind: type, path):
         size, names = contents["image_size"], contents["class_names"]
         calibration_scores = np.array(contents["calibration_scores"], np.float32)
         channels, detail_size = contents.get("texture_channels", 0), contents.get("detail_size", size)
-        if not (isinstance(size, int) and size >= 0 and isinstance(names, list) and names):
+        least = 0 if config.scoring.score == "local" else 1
+        if not (isinstance(size, int) and size >= least and isinstance(names, list) and names):
             raise UsageError("image_size or class_names is not what save writes")
+        if config.scoring.score != "image" and not (channels in (1, 3) and isinstance(detail_size, int)):
+            raise UsageError("texture_channels or detail_size is not what save writes")
         if calibration_scores.ndim != 1:
             raise UsageError("calibration_scores is not a list of numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"There is no detector as written by `save` in {path}: {error}") from None
     model = None
     if config.scoring.score != "local":
-        # An encoder from elsewhere lies in the folder, because its own file may be gone. It holds its standardization,
-        # and all weights follow below.
-        saved: dict = {}
-        if (path / ENCODER).exists():
-            saved = {"encoder": str(path / ENCODER), "encoder_weights": "", "standardize": False}
+        # An encoder from elsewhere lies in the folder, because its own file may be gone. All weights follow below.
+        saved = {"encoder": str(path / ENCODER), "encoder_weights": ""} if (path / ENCODER).exists() else {}
         model = build_model(config.replace(**saved), size)
     texture = TextureDescriptor(detail_size, channels) if channels else None
     scorer = make_scorer(model, config, len(names), texture)

@@ -51,9 +51,9 @@ def build_application(
         raise UsageError(f"encoder_weights must be imagenet or a file. Received: {weights}, which does not exist")
     class_name, preprocessing = _APPLICATIONS[name]
     inputs = layers.Input((image_size, image_size, 3))
-    pixels = _standardized(inputs) if standardize else inputs
+    pixels = ImageStandardization(_MEAN, _DEVIATION)(inputs) if standardize else inputs
     if preprocessing == "caffe":
-        pixels = layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEANS])(pixels[..., ::-1])
+        pixels = layers.Rescaling(255.0, offset=[-mean for mean in _CAFFE_MEANS])(pixels[:, :, :, ::-1])
     else:
         pixels = layers.Rescaling(255.0)(pixels)
     try:
@@ -70,14 +70,13 @@ def build_application(
     return tf.keras.Model(inputs, model.outputs[0], name="encoder")
 
 
-def load_encoder(path: str, image_size: int, *, standardize: bool = False) -> tf.keras.Model:
+def load_encoder(path: str, image_size: int) -> tf.keras.Model:
     """Load an encoder from a file.
 
     Args:
       path: a Keras model saved as FILE.keras, from images float [n, s, s, 3] in [0, 1] to a vector or several vectors,
         which are normalized and joined. Feature maps are averaged.
       image_size: side of the images in pixels.
-      standardize: whether every image gets the mean and contrast that photographs have, see `ImageStandardization`.
 
     Returns:
       A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
@@ -90,15 +89,17 @@ def load_encoder(path: str, image_size: int, *, standardize: bool = False) -> tf
     except Exception as error:  # noqa: BLE001 - a file that is not a model fails in many ways
         raise UsageError(f"The encoder {path} cannot be loaded: {one_line(error, 160)}") from None
     inputs = layers.Input((image_size, image_size, 3))
-    pixels = _standardized(inputs) if standardize else inputs
     try:
         if hasattr(model, "layers") and getattr(model, "inputs", None) and len(model.inputs) == 1:
-            # Known sides make the stages known, see `stage_maps`.
-            copy = tf.keras.models.clone_model(model, input_tensors=layers.Input((image_size, image_size, 3)))
+            # A copy with sides that are known keeps the layers, and with them the stages, reachable.
+            sequential = isinstance(model, tf.keras.Sequential)
+            structure = inputs if sequential else tf.nest.pack_sequence_as(model.input, [inputs])  # or a list, a dict
+            copy = tf.keras.models.clone_model(model, structure)
             copy.set_weights(model.get_weights())
-            model = copy
-        outputs = tf.nest.flatten(model(pixels))
-    except (ValueError, TypeError, tf.errors.OpError) as error:
+            outputs = copy.outputs
+        else:
+            outputs = tf.nest.flatten(model(inputs))
+    except (ValueError, TypeError, AssertionError, tf.errors.OpError) as error:  # Keras 2 asserts
         raise UsageError(
             f"The encoder {path} must map images [n, {image_size}, {image_size}, 3] to vectors: {one_line(error, 160)}"
         ) from None
@@ -119,10 +120,6 @@ def freeze_batch_normalization(encoder) -> None:
             freeze_batch_normalization(layer)
         elif isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
-
-
-def _standardized(inputs):
-    return ImageStandardization(_MEAN, _DEVIATION)(inputs)
 
 
 def _initialize(model, seed: int) -> None:

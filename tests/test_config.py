@@ -54,12 +54,22 @@ def test_defaults_are_those_of_the_method():
     # Sections 3.1 and 4.1 of the paper, and the authors' code.
     config = Config()
     assert (config.loss.alpha, config.loss.temperature, config.loss.spa_weight) == (0.05, 0.2, 1.0)
-    assert (config.scoring.views, config.scoring.method) == (8, "weighted")
+    assert config.scoring.method == "weighted"
     assert (peak_learning_rate(config.training), config.training.momentum) == (0.3, 0.9)
     assert (config.training.weight_decay, config.training.final_learning_rate) == (1e-6, 5e-4)
     assert (config.model.projection_hidden, config.model.projection_dim) == (2048, 128)
     augmentation = dataclasses.astuple(config.augmentation)
     assert augmentation == (0.5, 0.5, 0.08, 0.8, 0.2)  # strength, flip, smallest crop, jitter, greyscale
+
+
+def test_defaults_go_beyond_the_paper_where_it_pays():
+    # benchmarks/quality.md; flags/presets/paper_cifar10.flags switches each of them off.
+    config = Config()
+    assert (config.model.standardize, config.model.encoder_weights, config.model.freeze_encoder) == (True, "", False)
+    assert (config.loss.rotation_weight, config.training.clip_norm, config.training.warmup_steps) == (1.0, 0.0, 0)
+    scoring = (config.scoring.views, config.scoring.embedding, config.scoring.evidence, config.scoring.score)
+    assert scoring == (0, "stages", True, "image")
+    assert (config.data.image_size, config.data.detail_size) == (0, 0)
 
 
 def test_configurations_are_frozen():
@@ -131,6 +141,15 @@ def test_shrinkage_is_a_word_a_number_or_none():
     assert message == "shrinkage must be ledoit_wolf, none or a number from 0 to 1. Received: 1.5"
 
 
+def test_the_encoder_is_a_name_or_a_keras_file():
+    for value in ("small", "compact", "convnext_tiny", "my encoder.keras", "/some/where/else.keras"):
+        assert Config().replace(encoder=value).model.encoder == value
+    for value in ("vgg", "encoder.h5", ".keras.zip", "", None, 3):
+        message = refusal(encoder=value)
+        assert "mobilenet_v3_small" in message
+        assert message.endswith(f"or a file FILE.keras. Received: {value!r}")
+
+
 def test_normal_is_a_list_of_strings():
     assert Config().replace(normal=["3", "cat"]).data.normal == ("3", "cat")
     for value in ((), [], ("",), (3,), ("3", None), None, 3, "12"):
@@ -151,7 +170,12 @@ def test_serving_batch_sizes_are_a_list_of_integers():
         ("epochs", "an integer from 0 to 1e+06"),
         ("alpha", "a number from 0 to 1000"),
         ("beta", "none or a number from 0 to 1000"),
-        ("views", "1, 4 or 8"),
+        ("views", "0, 1, 2, 4 or 8"),
+        ("embedding", "stages, encoder or projection"),
+        ("score", "image, local or both"),
+        ("optimizer", "sgd, lars, lamb or adamw"),
+        ("standardize", "true or false"),
+        ("encoder_weights", "a string"),
         ("method", "weighted, sum, mean or min"),
         ("precision", "float32, bfloat16, float16 or float64"),
         ("shrinkage", "ledoit_wolf, none or a number from 0 to 1"),

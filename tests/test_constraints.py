@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListOf, Nothing, Text
 
 SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
 
@@ -16,6 +16,7 @@ SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
     [
         (Boolean(), [True, False], [0, 1, None, "true", np.True_]),
         (Text(), ["", "a", "none"], [b"a", None, 3, ("a",)]),
+        (FileName(".keras"), ["a.keras", "/b c/d.keras"], ["", "a.h5", "a.keras.zip", "keras", None, 3, b"a.keras"]),
         (Nothing(), [None], ["", "none", 0, False]),
         (Interval(int, 2, 4), [2, 3, 4, np.int64(3)], [1, 5, 2.0, 3.5, True, "3", None, math.nan, [3], 10**400]),
         (
@@ -41,6 +42,7 @@ def test_accepts(constraint, accepted, refused):
     [
         (Boolean(), "true or false"),
         (Text(), "a string"),
+        (FileName(".keras"), "a file FILE.keras"),
         (Nothing(), "none"),
         (Interval(int, 0, 1_000_000), "an integer from 0 to 1e+06"),
         (Interval(float, 0.0, 1000.0), "a number from 0 to 1000"),

@@ -15,8 +15,7 @@ from mcl_tf.config import Config
 from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector, make_scorer
 from mcl_tf.errors import UsageError
-from mcl_tf.scoring import self_ensemble
-from mcl_tf.training.callbacks import CollapseMonitor, PeriodicEvaluation, TensorBoardScalars
+from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.trainer import build_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -35,7 +34,7 @@ def task():
     names = [f"test/{index}.png" for index in range(12)]
     labels = ["dark" if anomaly else "bright" for anomaly in is_anomaly]
     test = tf.data.Dataset.from_tensor_slices((images, is_anomaly, names, labels))
-    return Task(("bright",), 16, draw_images(20), np.zeros(20, np.int32), test)
+    return Task(("bright",), 16, 16, draw_images(20), np.zeros(20, np.int32), test)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_describe_logs_data_and_devices(encoder, slow, task, caplog, monkeypatch
 def test_test_scores_are_those_of_the_detector(scored, detector, task):
     images, is_anomaly, names, labels = zip(*task.test.as_numpy_iterator(), strict=True)
     distances = detector.distances(np.stack(images))
-    np.testing.assert_allclose(scored.scores, self_ensemble(distances)[0], rtol=1e-5)
+    np.testing.assert_allclose(scored.scores, detector.decision_function(np.stack(images)), rtol=1e-5)
     np.testing.assert_allclose(scored.one_view, distances[:, 0, 0], rtol=1e-5)
     np.testing.assert_array_equal(scored.is_anomaly, is_anomaly)
     assert scored.names.tolist() == [name.decode() for name in names]
@@ -156,9 +155,9 @@ def test_the_sample_of_the_test_split_is_spread_evenly(count, expected, monkeypa
 
 def test_an_evaluation_is_optional(task, tmp_path):
     kinds = [type(callback) for callback in experiment.training_callbacks(CONFIG, task, tmp_path)]
-    assert kinds == [TensorBoardScalars, CollapseMonitor]
+    assert kinds == [TensorBoardScalars]
     callbacks = experiment.training_callbacks(CONFIG.replace(evaluate_every=3), task, tmp_path)
-    assert [type(callback) for callback in callbacks] == [TensorBoardScalars, CollapseMonitor, PeriodicEvaluation]
+    assert [type(callback) for callback in callbacks] == [TensorBoardScalars, PeriodicEvaluation]
     assert callbacks[-1].every == 3
 
 
@@ -177,8 +176,10 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
         np.testing.assert_array_equal(a, b)
 
     scorer = make_scorer(build_model(CONFIG, 16), CONFIG, 1)
-    held_out = experiment.arrays.hold_out(task.train_labels, CONFIG.data)
+    held_out = experiment.select_held_out(task.train_labels, CONFIG)
+    assert held_out.sum() == 10
     scorer.fit_gaussians(task.train[~held_out], task.train_labels[~held_out])
+    scorer.fit_units(task.train[~held_out], task.train[~held_out])
     expected = experiment.score_test(scorer, task.test).metrics()
     assert found == {name: pytest.approx(part["auroc"]) for name, part in expected.items()}
 
@@ -192,13 +193,14 @@ def test_write_results(scored, detector, task, tmp_path):
     assert report["dataset"] == "digits"
     assert report["normal"] == ["bright"]
     assert {name: report[name] for name in ("one_view", "self_ensemble")} == scored.metrics()
-    assert report["threshold"] == detector.threshold_
+    assert (report["threshold"], report["promised_rate"]) == (detector.threshold_, 1 / 11)
+    assert (report["score"], report["restarts"]) == ("image", 0)
     flagged = scored.scores > detector.threshold_
     assert report["at_threshold"] == {
         "anomalies_found": np.mean(flagged[1::2]),
         "normals_flagged": np.mean(flagged[::2]),
     }
-    assert report["images"] == {"train": 18, "calibration": 2, "test_normal": 6, "test_anomalous": 6}
+    assert report["images"] == {"train": 10, "calibration": 10, "test_normal": 6, "test_anomalous": 6}
     with open(tmp_path / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"test/{index}.png" for index in range(12)]

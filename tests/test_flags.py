@@ -12,7 +12,7 @@ from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, check
 from mcl_tf.errors import UsageError
 
-FILE_FLAGS = ("mode", "saved_model", "images", "output")
+FILE_FLAGS = ("mode", "saved_model", "images", "output", "target")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -87,15 +87,15 @@ def test_command_lines(arguments, expected):
         ("--temperature=0", ["temperature", "from 0.001 to 100", "0.0"]),
         ("--temperature=nan", ["temperature", "from 0.001 to 100", "nan"]),
         ("--temperature=inf", ["temperature", "from 0.001 to 100", "inf"]),
-        ("--views=3", ["views", "1, 4 or 8", "3"]),
-        ("--encoder=vgg", ["encoder", "small, resnet18, resnet34 or resnet50", "vgg"]),
+        ("--views=3", ["views", "0, 1, 2, 4 or 8", "3"]),
+        ("--encoder=vgg", ["encoder", "compact, small, resnet18", "a file FILE.keras", "vgg"]),
         ("--shrinkage=much", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "much"]),
         ("--shrinkage=1.5", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "1.5"]),
         ("--shrinkage=nan", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "nan"]),
         ("--normal=", ["normal"]),
         ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "an integer from 1 to 4096", "many"]),
         ("--normal=1,,2", ["normal"]),
-        ("--mode=serve", ["mode", "train|score", "serve"]),
+        ("--mode=serve", ["mode", "train|score|threshold", "serve"]),
         ("--nonsense=1", ["nonsense"]),
     ],
 )
@@ -168,5 +168,5 @@ def test_score_files_arguments(arguments, resume, batch_size):
 @pytest.mark.parametrize("missing", FILES)
 def test_score_files_needs_all_files(missing):
     values = parse_flags("--mode=score", *(f"--{name}={value}" for name, value in FILES.items() if name != missing))
-    with pytest.raises(UsageError, match=f"needs --saved_model, --images and --output. Received: no --{missing}"):
+    with pytest.raises(UsageError, match=f"needs --saved_model, --images, --output. Received: no --{missing}"):
         flags.score_files_arguments(values)

@@ -182,6 +182,48 @@ def test_mahalanobis_of_all_rotations(classes):
     np.testing.assert_allclose(tf.reshape(found, [20, classes]), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [1, 2, gaussians._MAX_CLASSES_AT_ONCE + 1])
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3), (0,)], ids=str)
+def test_distances_to_the_gaussians_of_all_rotations(batch, classes):
+    fitted = ClassConditionalGaussians.fit(*draw(3, classes=classes), num_classes=classes)
+    z = np.random.default_rng(4).normal(size=(*batch, 8, 6)).astype(np.float32)
+    found = fitted.distances_to_all(z)
+    assert found.shape == (*batch, 8, 4, classes)
+    assert found.dtype == tf.float32
+    for rotation in range(4):
+        expected = distances_one_by_one(fitted, z.reshape(-1, 6), np.full(z.size // 6, rotation))
+        # Differences of float32 numbers around 1; the whitenings are the same on both sides.
+        np.testing.assert_allclose(found[..., rotation, :], expected.reshape(*batch, 8, classes), rtol=1e-5, atol=1e-5)
+
+
+def test_distances_to_all_rotations_in_a_graph_with_a_batch_of_unknown_size():
+    fitted = ClassConditionalGaussians.fit(*draw(6), num_classes=2)
+    to_all = tf.function(fitted.distances_to_all, [tf.TensorSpec([None, 8, 6], tf.float32)], autograph=False)
+    for count in (0, 1, 7):
+        z = np.random.default_rng(7).normal(size=(count, 8, 6)).astype(np.float32)
+        np.testing.assert_allclose(to_all(z), fitted.distances_to_all(z), rtol=1e-5)
+
+
+def test_one_rotation_has_one_gaussian_per_class():
+    x, labels, _ = draw(5)
+    turns = np.zeros(len(x), int)
+    fitted = ClassConditionalGaussians.fit_batches([(x, labels, turns)], num_classes=2, num_rotations=1)
+    assert fitted.means.shape == (1, 2, 6)
+    assert fitted.whitenings.shape == (1, 2, 6, 6)
+    z = np.random.default_rng(2).normal(size=(9, 2, 6)).astype(np.float32)
+    found = fitted.distances(z, [0, 0])
+    for label in range(2):
+        for i, view in np.ndindex(9, 2):
+            expected = direct_distance(z[i, view], x[labels == label], "ledoit_wolf")
+            np.testing.assert_allclose(found[i, view, label], expected, rtol=1e-4)  # as above
+    np.testing.assert_allclose(fitted.distances_to_all(z)[:, :, 0], found, rtol=1e-5)
+
+
+def test_rotations_beyond_the_number_of_rotations_are_refused():
+    with pytest.raises(UsageError, match="rotations must be 0 to 0. Received: 0 to 3"):
+        ClassConditionalGaussians.fit_batches([draw(5)], num_classes=2, num_rotations=1)
+
+
 # Fits in batches.
 
 

@@ -101,8 +101,8 @@ def test_a_training_piped_into_head_ends_without_error(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "received"),
     [
-        ("--views=5", "1, 4 or 8. Received: 5"),
-        ("--encoder=vgg", "small, resnet18, resnet34 or resnet50. Received: 'vgg'"),
+        ("--views=5", "0, 1, 2, 4 or 8. Received: 5"),
+        ("--encoder=vgg", "convnext_tiny or a file FILE.keras. Received: 'vgg'"),
         ("--temperature=-1", "a number from 0.001 to 100. Received: -1"),
         ("--temperature=nan", "Received: nan"),
         ("--epochs=many", "many"),
@@ -113,10 +113,10 @@ def test_a_training_piped_into_head_ends_without_error(tmp_path):
         ("--no_such_flag=1", "no_such_flag"),
         ("stray", "stray"),
         ("--flagfile=nowhere.flags", "nowhere.flags"),
-        ("--images=shots", "--images belongs to --mode=score. Received: --mode=train"),
-        ("--saved_model=model", "--saved_model belongs to --mode=score. Received: --mode=train"),
-        ("--output=scores.csv", "--output belongs to --mode=score. Received: --mode=train"),
-        ("--mode=score", "--mode=score needs --saved_model, --images and --output. Received: no --saved_model"),
+        ("--images=shots", "--images needs --mode=score or --mode=threshold. Received: --mode=train"),
+        ("--saved_model=model", "--saved_model needs --mode=score or --mode=threshold. Received: --mode=train"),
+        ("--output=scores.csv", "--output needs --mode=score or --mode=threshold. Received: --mode=train"),
+        ("--mode=score", "--mode=score needs --saved_model, --images, --output. Received: no --saved_model"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(argument, received):
@@ -202,7 +202,7 @@ def test_the_main_job_writes_all_results(finished):
         assert set(metrics[part]) == {"auroc", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
     assert str(directory / "saved_model" / "1") in last
     assert "digits, normal class 0" in last
-    assert metrics["images"] == {"train": 107, "calibration": 12, "test_normal": 59, "test_anomalous": 540}
+    assert metrics["images"] == {"train": 100, "calibration": 19, "test_normal": 59, "test_anomalous": 540}
     for name in (
         "config.json",
         "report.png",
@@ -255,6 +255,44 @@ def test_a_diverging_training_ends_in_one_line_and_keeps_the_checkpoints(call_ma
     assert "the last good checkpoint is kept" in line
 
 
+@pytest.fixture
+def every_training_collapses(monkeypatch):
+    from mcl_tf.training import callbacks
+
+    monkeypatch.setattr(callbacks, "COLLAPSED", 10.0)
+    monkeypatch.setattr(callbacks, "_PATIENCE", 1)
+
+
+@pytest.mark.slow
+def test_a_training_that_collapses_twice_ends_in_one_line_without_a_model(
+    every_training_collapses, call_main, tmp_path, capfd
+):
+    command = ("--dataset=digits", *QUICK, "--epochs=1", f"--run_dir={tmp_path}")
+    for messages in (1, 0):  # the second run does not repeat the first start
+        assert call_main(*command) == 2
+        output = capfd.readouterr()
+        assert "It did so again with gentler settings, so that there is no detector" in only_line(output.err)
+        assert "Try score local, which trains no network" in output.err
+        assert output.out.count("Starting again with learning_rate 0.03 and clip_norm 1.") == messages
+        assert not {"detector", "saved_model", "metrics.json"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_both_scores_fall_back_to_the_local_one(every_training_collapses, call_main, tmp_path, capfd):
+    command = ("--dataset=digits", *QUICK, "--epochs=1", "--score=both", f"--run_dir={tmp_path}")
+    assert call_main(*command) == 0
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert output.out.count("It did so again with gentler settings. Only the local score is used.") == 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    card = json.loads((tmp_path / "saved_model" / "1" / "assets.extra" / "model_card.json").read_text())
+    for record in (metrics, card):
+        assert (record["score"], record["restarts"]) == ("local", 1)
+    assert json.loads((tmp_path / "config.json").read_text())["scoring"]["score"] == "both"
+    # A zero differs from other digits in its texture.
+    assert metrics["self_ensemble"]["auroc"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -304,6 +342,27 @@ def test_score_mode_passes_its_flags_to_score_files(call_main, monkeypatch):
     options = (f"--{name}={value}" for name, value in files.items())
     assert call_main("--mode=score", *options, "--resume", "--scoring_batch_size=16") == 0
     assert calls == [{**files, "resume": True, "batch_size": 16}]
+
+
+def test_threshold_mode_passes_its_flags_to_choose_threshold(call_main, monkeypatch):
+    calls = []
+    monkeypatch.setattr("mcl_tf.file_scoring.choose_threshold", lambda **arguments: calls.append(arguments))
+    options = ("--saved_model=model", "--images=examples", "--normal=good,fine", "--target=fpr=0.01")
+    assert call_main("--mode=threshold", *options) == 0
+    assert calls == [{"saved_model": "model", "images": "examples", "normal": ["good", "fine"], "target": "fpr=0.01"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ((), "needs --saved_model, --images and --normal. Received: no --normal"),
+        (("--normal=good",), "needs --saved_model, --images. Received: no --saved_model"),
+        (("--normal=good", "--saved_model=model"), "needs --saved_model, --images. Received: no --images"),
+    ],
+)
+def test_threshold_mode_needs_its_flags(arguments, received, call_main, capsys):
+    assert call_main("--mode=threshold", *arguments) == 2
+    assert received in only_line(capsys.readouterr().err)
 
 
 # A folder of images.

@@ -32,8 +32,9 @@ def train(config, images, labels, steps, batch_size, strategy=None):
 
 
 def weights_of(model):
-    """Return the weights of both networks; in Keras 2, `model.get_weights()` also contains the metrics."""
-    return model.encoder.get_weights() + model.projection_head.get_weights()
+    """Return the weights of all networks; in Keras 2, `model.get_weights()` also contains the metrics."""
+    heads = [model.projection_head] + [model.rotation_head] * (model.rotation_head is not None)
+    return [weight for network in (model.encoder, *heads) for weight in network.get_weights()]
 
 
 # The training step.
@@ -208,10 +209,93 @@ def test_the_default_beta_depends_on_labels(overrides, beta):
     assert resolve_loss(Config().replace(**overrides)).beta == pytest.approx(beta)
 
 
+# The rotation classifier.
+
+
+def one_batch(model, images):
+    """Return the metrics of a step whose learning rate is 0, as numbers."""
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.0), jit_compile=False)
+    metrics = model.optimize(tf.constant(images), tf.zeros(len(images), tf.int32))
+    return {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_rotation_loss_is_added_with_its_weight(weight, precision, rng):
+    model = build_model(CONFIG.replace(rotation_weight=weight, spa_weight=0.5, precision=precision), 16)
+    found = one_batch(model, draw_images(rng, 4))
+    # The classifier starts at 0: all four rotations are equally likely.
+    assert found["rotation"] == pytest.approx(np.log(4.0))
+    assert found["loss"] == pytest.approx(found["ccm"] + 0.5 * found["spa"] + weight * np.log(4.0), rel=1e-6)
+
+
+def test_without_its_weight_there_is_no_classifier_and_the_loss_is_that_of_the_paper(rng):
+    images = draw_images(rng, 4)
+    model = build_model(CONFIG.replace(rotation_weight=0.0), 16)
+    assert model.rotation_head is None
+    found, full = one_batch(model, images), one_batch(build_model(CONFIG, 16), images)
+    assert found["rotation"] == 0.0
+    assert found["loss"] == pytest.approx(found["ccm"] + found["spa"], rel=1e-6)
+    for name in ("ccm", "spa", "positive_similarity", "negative_similarity"):
+        assert full[name] == found[name]  # the same augmentation, encoder and projection
+
+
+def test_the_rotation_loss_is_the_cross_entropy_of_all_views(rng):
+    model = build_model(CONFIG, 16)
+    kernel, bias = model.rotation_head.weights
+    kernel.assign(rng.normal(size=kernel.shape))
+    bias.assign(rng.normal(size=bias.shape))
+    embeddings, rotations = rng.normal(size=(12, 16)), np.array([0, 1, 2, 3, 3, 0])
+    found = model.rotation_loss(tf.constant(embeddings, tf.float32), tf.constant(rotations), Replicas.current())
+    logits = embeddings @ kernel.numpy() + bias.numpy()
+    # First the first views of all instances, then the second ones.
+    chosen = logits[np.arange(12), np.tile(rotations, 2)]
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - chosen)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_rotation_classifier_learns_and_teaches_the_encoder():
+    """Of images whose upper half is bright, rotations are easy to tell."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 100, (16, 16, 16, 3), dtype=np.uint8)
+    images[:, :8] += 150
+    still = {"crop_min_area": 1.0, "jitter_probability": 0.0, "grey_probability": 0.0, "spa_weight": 0.0}
+    model, logs = train(CONFIG.replace(**still), images, np.zeros(16, np.int32), steps=25, batch_size=16)
+    assert logs["rotation"][0] == pytest.approx(np.log(4.0))
+    assert np.mean(logs["rotation"][-3:]) < 0.5 * np.log(4.0)
+    assert np.abs(model.rotation_head.get_weights()[0]).max() > 0.01
+
+
+def test_the_gradient_of_the_rotation_loss_reaches_the_encoder():
+    with_head, before, after = one_step(np.random.default_rng(0), rotation_weight=1.0)
+    _, _, without = one_step(np.random.default_rng(0), rotation_weight=0.0)
+    assert len(before) == len(without) + 2  # kernel and bias
+    # The classifier of zeros passes no gradient on in the first step, but takes one itself.
+    for a, b in zip(after, without, strict=False):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert np.abs(with_head.rotation_head.get_weights()[0]).max() > 0.0
+    images = tf.constant(draw_images(np.random.default_rng(1), 4))
+    moved = [w.numpy() for w in with_head.encoder.trainable_variables]
+    with_head.rotation_head.set_weights([10.0 * w for w in with_head.rotation_head.get_weights()])
+    copy = build_model(CONFIG.replace(weight_decay=0.0, rotation_weight=0.0), 16)
+    copy.compile(optimizer=tf.keras.optimizers.SGD(1.0), jit_compile=False)
+    copy.encoder.set_weights(with_head.encoder.get_weights())
+    copy.projection_head.set_weights(with_head.projection_head.get_weights())
+    copy.optimizer.iterations.assign(1)  # the augmentation follows from the step
+    for model in (with_head, copy):
+        model.optimize(images, tf.zeros(4, tf.int32))
+    changes = [
+        np.abs(a.numpy() - b.numpy()).max() > 1e-5
+        for a, b in zip(with_head.encoder.trainable_variables, copy.encoder.trainable_variables, strict=True)
+    ]
+    assert len(changes) == len(moved)
+    assert all(changes)
+
+
 # Keras: compile, fit, save and load.
 
 OPTIONS = {
-    "loss_config": LossConfig(alpha=0.1, beta=3.0, temperature=0.25, spa_weight=0.5),
+    "loss_config": LossConfig(alpha=0.1, beta=3.0, temperature=0.25, spa_weight=0.5, rotation_weight=0.75),
     "augmentation_config": AugmentationConfig(strength=0.25),
     "weight_decay": 1e-3,
     "seed": 5,
@@ -305,6 +389,12 @@ def test_a_copy_has_the_same_arguments_and_shapes(copy, encoder):
     for name in OPTIONS:
         assert getattr(found, name) == getattr(model, name), name
     assert [w.shape for w in weights_of(found)] == [w.shape for w in weights_of(model)]
+    assert found.rotation_head is not None
+
+
+def test_a_copy_without_rotation_classifier_has_none():
+    model = compiled_model(keras_encoder(), loss_config=LossConfig(rotation_weight=0.0))
+    assert MaskedContrastiveModel.from_config(model.get_config()).rotation_head is None
 
 
 def test_the_default_projection_head_is_that_of_the_paper():

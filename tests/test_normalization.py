@@ -1,10 +1,10 @@
-"""Batch normalization over the global batch, compared with its formula and with Keras' layer."""
+"""Normalization of images, and batch normalization over the global batch, compared with formulas and Keras' layer."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf.normalization import SynchronizedBatchNormalization
+from mcl_tf.normalization import ImageStandardization, SynchronizedBatchNormalization
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 
@@ -83,8 +83,79 @@ def test_two_replicas_normalize_by_the_global_batch(dtype, rng, two_replicas):
         )
 
 
-def test_config_round_trip():
+def test_config_of_batch_normalization_round_trip():
     layer = SynchronizedBatchNormalization(momentum=0.7, epsilon=1e-3, dtype="float64", name="norm")
     copy = tf.keras.layers.deserialize(tf.keras.layers.serialize(layer))
     assert isinstance(copy, SynchronizedBatchNormalization)
     assert (copy.momentum, copy.epsilon, copy.compute_dtype, copy.name) == (0.7, 1e-3, "float64", "norm")
+
+
+# Images.
+
+
+def standardize(images, mean=0.0, deviation=1.0):
+    """Return the standardized images by definition, in float64; 0.001 is added to the contrast."""
+    images = np.asarray(images, np.float64)
+    spread = images.std((1, 2, 3), keepdims=True) + 1e-3
+    return (images - images.mean((1, 2, 3), keepdims=True)) / spread * deviation + mean
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("arguments", [{}, {"mean": 0.45, "deviation": 0.225}], ids=["default", "photograph"])
+@pytest.mark.parametrize("contrast", [1.0, 0.01])
+def test_standardized_images_match_numpy(contrast, arguments, dtype, rng):
+    images = 0.3 + contrast * (rng.random((3, 7, 5, 3)) - 0.3)
+    found = ImageStandardization(**arguments, dtype=dtype)(tf.constant(images, dtype))
+    assert found.dtype == dtype
+    # A small contrast magnifies the rounding of the input.
+    np.testing.assert_allclose(found, standardize(images, **arguments), atol=TOLERANCES[dtype] / contrast)
+
+
+def test_standardized_images_have_the_wanted_mean_and_contrast(rng):
+    images = tf.constant(rng.random((4, 9, 9, 3)), tf.float32)
+    found = ImageStandardization(0.45, 0.225)(images).numpy()
+    np.testing.assert_allclose(found.mean((1, 2, 3)), 0.45, atol=1e-5)
+    # The contrast of the input, 0.29, is larger than 0.001 by a factor of 290.
+    np.testing.assert_allclose(found.std((1, 2, 3)), 0.225, rtol=0.005)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_constant_images_stay_constant_and_finite(value):
+    found = ImageStandardization(0.45, 0.225)(tf.fill((2, 4, 4, 3), value))
+    np.testing.assert_allclose(found, 0.45, atol=1e-4)  # rounding of 3e-8, magnified by 225
+    assert np.ptp(found) == 0.0
+
+
+def test_images_do_not_affect_each_other(rng):
+    images = tf.constant(rng.random((4, 6, 6, 3)), tf.float32)
+    layer = ImageStandardization()
+    for i in range(4):
+        np.testing.assert_array_equal(layer(images)[i], layer(images[i : i + 1])[0])
+
+
+def test_brightness_and_contrast_have_no_effect(rng):
+    images = tf.constant(rng.random((3, 8, 8, 3)), tf.float32)
+    layer = ImageStandardization()
+    # The 0.001 added to a contrast of 0.29 and of 0.14 differs by 0.4 %, of values of about 2.
+    np.testing.assert_allclose(layer(0.5 * images + 0.2), layer(images), atol=0.02)
+
+
+def test_the_global_dtype_policy_has_no_effect_on_standardization(rng):
+    images, before = tf.constant(rng.random((2, 6, 6, 3)), tf.float32), tf.keras.mixed_precision.global_policy()
+    expected = ImageStandardization()(images)
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        found = ImageStandardization()(images)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_config_of_standardization_round_trip(dtype, rng):
+    layer = ImageStandardization(0.4, 0.2, dtype=dtype, name="contrast")
+    copy = tf.keras.layers.deserialize(tf.keras.layers.serialize(layer))
+    assert isinstance(copy, ImageStandardization)
+    assert (copy.mean, copy.deviation, copy.compute_dtype, copy.name) == (0.4, 0.2, dtype, "contrast")
+    images = tf.constant(rng.random((2, 6, 6, 3)), dtype)
+    np.testing.assert_array_equal(copy(images), layer(images))

@@ -1,4 +1,4 @@
-"""The scorer: embeddings, Gaussians, distances, scores and state, with a tiny network."""
+"""The scorer: embeddings, Gaussians, distances, units, scores and state, with a tiny network."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ from mcl_tf.config import ScoringConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.scorer import SelfEnsembleScorer
-from mcl_tf.scoring import self_ensemble
+from mcl_tf.scoring import rotation_evidence, self_ensemble
+from mcl_tf.texture import TextureDescriptor
+from mcl_tf.utils import memory, parallel
 
 SIZE, DIMENSION = 8, 6
 
@@ -30,18 +32,26 @@ def make_network(seed=0):
     return network
 
 
-def make_scorer(num_classes=1, **options):
-    return SelfEnsembleScorer(make_network(), ScoringConfig(**options), num_classes)
+def make_scorer(num_classes=1, knows_rotations=True, texture=None, network=True, **options):
+    return SelfEnsembleScorer(
+        make_network() if network else None, ScoringConfig(**options), num_classes, knows_rotations, texture
+    )
 
 
 def draw_images(count, seed=0, shape=(SIZE, SIZE, 3)):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def fitted_scorer(num_classes=2, count=30, **options):
+def fitted_scorer(num_classes=2, count=30, held_out=20, **options):
     scorer = make_scorer(num_classes, **options)
-    scorer.fit_gaussians(draw_images(count), np.arange(count) % num_classes)
+    images = draw_images(count, shape=(scorer.image_size, scorer.image_size, 3))
+    scorer.fit_gaussians(images, np.arange(count) % num_classes)
+    scorer.fit_units(draw_images(held_out, 7, images.shape[1:]), images)
     return scorer
+
+
+def all_distances(scorer, images):
+    return scorer.evaluate_images(images)["distances"]
 
 
 # Embeddings.
@@ -123,40 +133,253 @@ def test_distances_of_any_number_of_images(form, batch_size):
     scorer, images = fitted_scorer(views=4, scoring_batch_size=batch_size), draw_images(9, seed=1)
     expected = scorer.distances(images)
     data = images if form == "array" else tf.data.Dataset.from_tensor_slices(images)
-    found = scorer.all_distances(data)
+    found = all_distances(scorer, data)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_no_images_give_no_distances_and_scores():
     scorer = fitted_scorer(views=4)
-    assert scorer.all_distances(draw_images(0)).shape == (0, 4, 2)
+    assert all_distances(scorer, draw_images(0)).shape == (0, 4, 2)
     assert scorer.scores(draw_images(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("method", ["weighted", "sum", "min"])
-def test_scores_combine_the_distances(method):
-    scorer, images = fitted_scorer(method=method), draw_images(5, seed=1)
-    expected, _ = self_ensemble(scorer.all_distances(images), method)
-    np.testing.assert_array_equal(scorer.scores(images), expected)
+def test_scores_without_evidence_are_those_of_the_paper(method):
+    scorer, images = fitted_scorer(method=method, evidence=False), draw_images(5, seed=1)
+    assert not scorer.is_scaled
+    expected, classes = self_ensemble(all_distances(scorer, images), method)
+    found = scorer.evaluate_images(images)
+    np.testing.assert_allclose(found["score"], expected, rtol=1e-6)  # a graph may fuse the sum of eight
+    np.testing.assert_array_equal(found["nearest_class"], classes)
 
 
 def test_the_graph_is_traced_once():
     """For all batches of the same size, also after another fit."""
     traces = []
 
-    class Network(tf.keras.Model):
-        input_shape, output_shape = (None, SIZE, SIZE, 3), (None, 3)
-
-        def call(self, images, training=False):
+    class Traced(tf.keras.layers.Layer):
+        def call(self, images):
             traces.append(images.shape)
             return tf.reduce_mean(images, [1, 2])
 
-    scorer = SelfEnsembleScorer(Network(), ScoringConfig(scoring_batch_size=4, shrinkage=0.5), 1)
+    inputs = tf.keras.layers.Input((SIZE, SIZE, 3))
+    network = tf.keras.Model(inputs, Traced()(inputs))
+    scorer = SelfEnsembleScorer(network, ScoringConfig(scoring_batch_size=4, shrinkage=0.5), 1)
+    counts = []
     for seed in range(2):
-        scorer.fit_gaussians(draw_images(8, seed), np.zeros(8, int))
-        scorer.all_distances(draw_images(8, seed))
-    assert len(traces) <= 2 * 2  # per function: one trace, and Keras may call the network once more to build it
+        images = draw_images(8, seed)
+        scorer.fit_gaussians(images, np.zeros(8, int))
+        scorer.fit_units(images, images)
+        scorer.scores(images)
+        counts.append(len(traces))
+    assert counts[1] == counts[0] > 0
+
+
+# Units and evidence.
+
+
+def parts_by_definition(scorer, images):
+    """Return the distance and the rotation evidence of images, from embeddings and the library's own functions."""
+    gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
+    to_all = gaussians.distances_to_all(scorer.embed(images, scorer.view_count)).numpy()
+    own = np.stack([to_all[:, view, turn] for view, turn in enumerate(scorer.rotations)], 1)
+    distance, classes = self_ensemble(own, scorer.config.method)
+    return {
+        "distance": distance.numpy(),
+        "evidence": rotation_evidence(to_all, scorer.rotations, classes).numpy(),
+    }
+
+
+def units_of(scorer):
+    return dict(zip(("distance", "evidence", "image", "texture"), scorer.standardization.numpy(), strict=True))
+
+
+@pytest.mark.parametrize("views_", [0, 8, 4])
+@pytest.mark.parametrize("method", ["weighted", "sum"])
+def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
+    scorer = make_scorer(2, method=method, views=views_)
+    images, held_out = draw_images(30), draw_images(11, seed=5)
+    scorer.fit_gaussians(images, np.arange(30) % 2)
+    scorer.fit_units(held_out, images)
+    for name, values in parts_by_definition(scorer, held_out).items():
+        # Other kernels change the rounding of embeddings, which the inverse covariance magnifies.
+        np.testing.assert_allclose(units_of(scorer)[name], [values.mean(), values.std()], rtol=1e-3)
+    np.testing.assert_array_equal(units_of(scorer)["texture"], [0.0, 1.0])  # there is none
+
+
+def test_the_score_is_the_sum_of_distance_and_evidence_in_units():
+    scorer, images = fitted_scorer(), draw_images(9, seed=1)
+    parts, units = parts_by_definition(scorer, images), units_of(scorer)
+    expected = sum((parts[name] - units[name][0]) / units[name][1] for name in parts)
+    # Units are of the order of 1; the evidence, a difference of squares, has the largest rounding.
+    np.testing.assert_allclose(scorer.scores(images), expected, atol=1e-3)
+    assert np.corrcoef(expected, parts["distance"])[0, 1] < 0.9999  # the evidence matters
+
+
+def test_scores_of_the_held_out_images_have_the_mean_zero():
+    scorer = make_scorer(1)
+    images, held_out = draw_images(30), draw_images(20, seed=5)
+    scorer.fit_gaussians(images, np.zeros(30, int))
+    scorer.fit_units(held_out, images)
+    assert np.mean(scorer.scores(held_out)) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("held_out", "count"), [(5, 5), (4, 200), (0, 200)])
+def test_training_images_give_the_units_if_there_are_too_few_others(held_out, count):
+    """No more than the first 200 of them, which is enough for a mean and a spread."""
+    scorer, images, others = make_scorer(1), draw_images(230), draw_images(held_out, seed=5)
+    scorer.fit_gaussians(images, np.zeros(230, int))
+    scorer.fit_units(others, images)
+    used = others if count == held_out else images[:count]
+    distance = parts_by_definition(scorer, used)["distance"]
+    np.testing.assert_allclose(units_of(scorer)["distance"], [distance.mean(), distance.std()], rtol=1e-3)
+
+
+def test_equal_held_out_images_give_finite_scores():
+    scorer, images = make_scorer(1), draw_images(30)
+    scorer.fit_gaussians(images, np.zeros(30, int))
+    scorer.fit_units(np.repeat(images[:1], 8, 0), images)
+    assert (units_of(scorer)["distance"][1], units_of(scorer)["evidence"][1]) > (0.0, 0.0)
+    assert np.isfinite(scorer.scores(images)).all()
+
+
+def test_a_score_of_one_part_needs_no_units():
+    scorer = fitted_scorer(evidence=False)
+    np.testing.assert_array_equal(scorer.standardization, np.zeros((4, 2)))
+
+
+# A network that knows no rotations.
+
+
+@pytest.mark.parametrize(("views_", "count"), [(0, 2), (1, 1), (2, 2)])
+def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_evidence(views_, count):
+    images, labels = draw_images(31), np.arange(31) % 2
+    scorer = make_scorer(2, knows_rotations=False, views=views_)
+    scorer.fit_gaussians(images, labels)
+    assert (scorer.view_count, scorer.evidence, scorer.is_scaled) == (count, False, False)
+    assert scorer.means.shape == (1, 2, DIMENSION)
+    # The Gaussians are fitted to the upright image, plain and flipped.
+    embeddings = scorer.embed(images, 2).numpy().reshape(-1, DIMENSION)
+    batch = embeddings, np.repeat(labels, 2), np.zeros(62, int)
+    expected = ClassConditionalGaussians.fit_batches([batch], num_classes=2, num_rotations=1)
+    np.testing.assert_allclose(scorer.means, expected.means, atol=1e-6)
+    tests = draw_images(5, seed=1)
+    distances = expected.distances(scorer.embed(tests, count), [0] * count)
+    np.testing.assert_allclose(scorer.scores(tests), self_ensemble(distances)[0], rtol=1e-3)
+
+
+def test_automatic_views_are_eight_with_rotations():
+    assert make_scorer(views=0).view_count == 8
+    assert make_scorer(views=0).rotations == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+# Local score.
+
+LARGE = 24  # pixels; the texture has more of them than the network
+
+
+def texture_scorer(score, **options):
+    return fitted_scorer(texture=TextureDescriptor(LARGE, 3), score=score, **options)
+
+
+def texture_distances(scorer, images):
+    """Return the distances of the descriptors to every class, float32 [n, C]."""
+    gaussians = ClassConditionalGaussians(scorer.texture_means, scorer.texture_whitenings)
+    return gaussians.distances(scorer.texture(images), np.zeros(len(images), int)).numpy()
+
+
+def test_a_local_score_needs_no_network():
+    scorer, images = texture_scorer("local", network=False), draw_images(5, 1, (LARGE, LARGE, 3))
+    assert (scorer.network_size, scorer.image_size, scorer.view_count) == (0, LARGE, 1)
+    found = scorer.evaluate_images(images)
+    expected = texture_distances(scorer, images)
+    np.testing.assert_allclose(found["score"], expected.min(1), rtol=1e-3)
+    np.testing.assert_array_equal(found["nearest_class"], expected.argmin(1))
+    np.testing.assert_allclose(found["distances"], expected[:, None], rtol=1e-3)
+    assert scorer.embed(images, 1).shape == (5, 1, scorer.texture.dimension)
+    assert not [name for name in scorer.state() if name.startswith("network") or name == "means"]
+
+
+@pytest.mark.parametrize("score", ["local", "both"])
+def test_no_images_give_no_scores_with_a_texture(score):
+    scorer = texture_scorer(score, network=score != "local")
+    found = scorer.evaluate_images(draw_images(0, 0, (LARGE, LARGE, 3)))
+    assert {name: values.shape[0] for name, values in found.items()} == {"score": 0, "nearest_class": 0, "distances": 0}
+
+
+@pytest.mark.parametrize("evidence", [True, False])
+def test_both_scores_grow_with_every_part(evidence, monkeypatch):
+    """Whatever the way in which they are combined."""
+    scorer = texture_scorer("both", evidence=evidence)
+    assert scorer.is_scaled
+    images = draw_images(4, 1, (LARGE, LARGE, 3))
+    distances, classes, parts = scorer._parts(tf.constant(images))
+    names = ["texture", "distance"] + ["evidence"] * evidence
+    assert set(parts) == set(names)
+    before = scorer.score_batch(images)["score"].numpy()
+    assert np.isfinite(before).all()
+    for name in names:
+        # A part that is 1000 spreads larger dominates any combination.
+        larger = {**parts, name: parts[name] + 1000.0 * units_of(scorer)[name][1]}
+        monkeypatch.setattr(scorer, "_parts", lambda images, larger=larger: (distances, classes, larger))
+        assert (scorer.score_batch(images)["score"].numpy() > before + 1.0).all(), name
+
+
+def test_units_of_both_scores_are_those_of_the_held_out_images():
+    scorer = make_scorer(1, texture=TextureDescriptor(LARGE, 3), score="both")
+    images, held_out = draw_images(30, 0, (LARGE, LARGE, 3)), draw_images(12, 5, (LARGE, LARGE, 3))
+    scorer.fit_gaussians(images, np.zeros(30, int))
+    scorer.fit_units(held_out, images)
+    units = units_of(scorer)
+    texture = texture_distances(scorer, held_out).min(1)
+    np.testing.assert_allclose(units["texture"], [texture.mean(), texture.std()], rtol=1e-3)
+    parts = parts_by_definition(scorer, held_out)
+    image = sum((parts[name] - units[name][0]) / units[name][1] for name in parts)
+    np.testing.assert_allclose(units["image"], [image.mean(), image.std()], rtol=1e-3, atol=1e-3)
+
+
+def test_the_network_sees_images_by_way_of_the_stored_size():
+    """An image has the same embedding, whatever its size, once it is stored at the size of the texture."""
+    scorer = make_scorer(texture=TextureDescriptor(LARGE, 3), score="both")
+    images = draw_images(3, shape=(50, 40, 3))
+    stored = views.prepare(images, LARGE)
+    np.testing.assert_array_equal(scorer.embed(images, 8), scorer.embed(stored, 8))
+    network_alone = make_scorer().embed(views.prepare(stored, SIZE), 8)
+    np.testing.assert_array_equal(scorer.embed(stored, 8), network_alone)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(
+    ("free", "size"),
+    [
+        (None, 128),  # the system does not tell
+        (10**12, 128),
+        (2 * 8 * 4 * 144 * 10, 10),  # the largest output, 3 * 3 * 4 float32 numbers, four times; half may be used
+        (1, 1),
+    ],
+)
+def test_batches_are_smaller_if_memory_is_short(free, size, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: free)
+    assert make_scorer()._batch_size(8) == parallel.per_thread(size)
+
+
+def test_a_texture_takes_memory(monkeypatch):
+    texture = TextureDescriptor(LARGE, 3)
+    # All squared components of a patch around every pixel, twice, as float32.
+    assert texture.bytes_per_image == 2 * 4 * LARGE**2 * (7 * 7 * 3)
+    monkeypatch.setattr(memory, "available", lambda: 2 * 10 * texture.bytes_per_image)
+    assert make_scorer(texture=texture, network=False, score="local")._batch_size(1) == parallel.per_thread(10)
+
+
+def test_small_batches_give_the_same_scores(monkeypatch):
+    scorer, images = texture_scorer("both"), draw_images(9, 1, (LARGE, LARGE, 3))
+    expected = scorer.scores(images)
+    monkeypatch.setattr(memory, "available", lambda: 1)
+    # Other kernels; the units magnify the rounding of distances.
+    np.testing.assert_allclose(scorer.scores(images), expected, atol=1e-2)
 
 
 # State.
@@ -173,6 +396,28 @@ def test_state_round_trip():
     np.testing.assert_array_equal(other.scores(images), scorer.scores(images))
     assert float(other.threshold) == 1.5
     assert other.num_classes == 2
+
+
+@pytest.mark.parametrize("score", ["local", "both"])
+def test_state_round_trip_with_a_texture(score):
+    scorer, images = texture_scorer(score, network=score == "both"), draw_images(5, 1, (LARGE, LARGE, 3))
+    other = make_scorer(2, texture=TextureDescriptor(LARGE, 3), score=score, network=score == "both")
+    state = scorer.state()
+    assert {"texture_means", "texture_whitenings", "standardization", "texture/0000"} <= set(state)
+    other.set_state(state)
+    np.testing.assert_array_equal(other.scores(images), scorer.scores(images))
+
+
+def test_a_state_without_units_is_enough_for_a_score_of_one_part():
+    """Detectors of the first development version have none."""
+    scorer, images = fitted_scorer(evidence=False), draw_images(5, seed=1)
+    state = scorer.state()
+    del state["standardization"]
+    other = make_scorer(2, evidence=False)
+    other.set_state(state)
+    np.testing.assert_array_equal(other.scores(images), scorer.scores(images))
+    with pytest.raises(ValueError, match=r"standardization should have the shape \(4, 2\). Received: nothing"):
+        make_scorer(2).set_state(state)
 
 
 def remove(name):
@@ -208,7 +453,7 @@ def test_with_network_keeps_gaussians_and_threshold():
     scorer.threshold.assign(1.5)
     copy = scorer.with_network(network)
     assert copy.network is network
-    for name in ("means", "whitenings", "threshold"):
+    for name in ("means", "whitenings", "standardization", "threshold"):
         np.testing.assert_array_equal(getattr(copy, name), getattr(scorer, name))
     copy.threshold.assign(2.5)
     assert float(scorer.threshold) == 1.5
@@ -221,6 +466,7 @@ def test_the_global_dtype_policy_has_no_effect():
     try:
         scorer = SelfEnsembleScorer(network, ScoringConfig(), 2)
         scorer.fit_gaussians(draw_images(30), np.arange(30) % 2)
+        scorer.fit_units(draw_images(20, seed=7), draw_images(30))
         np.testing.assert_array_equal(scorer.scores(images), expected)
     finally:
         tf.keras.mixed_precision.set_global_policy(before)

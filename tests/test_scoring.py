@@ -1,4 +1,4 @@
-"""Scores and thresholds, compared with golden values and sums by hand."""
+"""Scores and rotation evidence, compared with golden values, sums by hand and loops."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from mcl_tf import scoring
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
-from mcl_tf.scoring import self_ensemble, threshold_at
+from mcl_tf.scoring import rotation_evidence, self_ensemble
 from mcl_tf.views import view_rotations
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "sei_8_views.npz"
@@ -124,42 +124,54 @@ def test_methods_in_a_graph(method):
     np.testing.assert_allclose(traced(tf.constant(D))[0], self_ensemble(D, method)[0], rtol=1e-6)
 
 
-# Thresholds.
-
-RATES = [0.0, 0.01, 0.5, 0.9, 0.95, 0.99, 1.0]
+# Rotation evidence.
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
-@pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100, 1000])
-def test_at_least_the_pass_rate_of_the_scores_passes(count, kind, rate):
-    scores = np.random.default_rng(count).normal(size=count)
-    if kind == "ties":
-        scores = np.round(scores)
-    elif kind == "constant":
-        scores[:] = 0.3
-    threshold = threshold_at(scores, rate)
-    assert isinstance(threshold, float)
-    assert threshold in scores
-    assert np.mean(scores <= threshold) >= rate
+def evidence_by_loops(distances, rotations, classes):
+    """Return the evidence of every image, from its definition in float64."""
+    results = []
+    for image, label in zip(np.asarray(distances, np.float64), classes, strict=True):
+        differences = []
+        for view, rotation in enumerate(rotations):
+            squares = [image[view, other, label] ** 2 for other in range(image.shape[1])]
+            differences.append(squares[rotation] - sum(squares) / len(squares))
+        results.append(sum(differences) / len(differences))
+    return results
 
 
-def test_thresholds_by_hand():
-    scores = [5.0, 1.0, 3.0, 2.0, 4.0]
-    assert threshold_at(scores, 1.0) == 5.0
-    assert threshold_at(scores, 0.0) == 1.0
-    assert threshold_at(scores, 0.9) == 5.0  # four of five would be 80 %
+@pytest.mark.parametrize("views", [8, 4, 2, 1])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("graph", [False, True])
+def test_rotation_evidence_matches_loops(graph, classes, views, rng):
+    distances = rng.uniform(1.0, 9.0, (6, views, 4, classes)).astype(np.float32)
+    nearest, rotations = rng.integers(0, classes, 6).astype(np.int32), view_rotations(views)
+    function = tf.function(rotation_evidence, autograph=False) if graph else rotation_evidence
+    found = function(tf.constant(distances), rotations, tf.constant(nearest))
+    assert (found.dtype, found.shape) == (tf.float32, (6,))
+    # Differences of squares up to 81, each with the rounding of float32.
+    np.testing.assert_allclose(found, evidence_by_loops(distances, rotations, nearest), atol=1e-4)
 
 
-def test_thresholds_of_float32_scores_are_exact():
-    # A float32 score must not exceed the threshold that it has set.
-    scores = np.random.default_rng(0).normal(size=37).astype(np.float32)
-    for rate in RATES:
-        assert np.mean(scores <= np.float32(threshold_at(scores, rate))) >= rate
+def test_rotation_evidence_by_hand():
+    # One view of rotation 1, one class. Squares 9, 1, 4 and 4 have the mean 4.5: 1 - 4.5. Of the second image, the own
+    # rotation has the largest of 1, 9, 1 and 1: 9 - 3.
+    distances = np.array([[[[3.0], [1.0], [2.0], [2.0]]], [[[1.0], [3.0], [1.0], [1.0]]]])
+    np.testing.assert_allclose(rotation_evidence(distances, [1], [0, 0]), [-3.5, 6.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "rate", "passing"), [(20, 0.95, 19), (100, 0.95, 95), (20, 0.5, 10)])
-def test_the_threshold_is_the_smallest_with_the_pass_rate(count, rate, passing):
-    # Of 20 distinct scores, 19 are 95 %: with the 19th as threshold 95 % pass, with the 20th more than needed.
-    threshold = threshold_at(np.random.default_rng(1).permutation(count), rate)
-    assert threshold == passing - 1
+def test_images_whose_rotations_are_not_recognized_have_more_evidence(rng):
+    rotations = view_rotations(8)
+    unclear = rng.uniform(4.0, 5.0, (1, 8, 4, 1))
+    clear = unclear.copy()
+    clear[0, range(8), rotations] = 1.0
+    found = rotation_evidence(np.concatenate([clear, unclear]), rotations, [0, 0])
+    assert found[0] < -9.0  # 1 - (1 + 3 * 16) / 4 at most
+    assert abs(found[1]) < 9.0
+
+
+def test_equal_distances_to_all_rotations_are_no_evidence():
+    np.testing.assert_allclose(rotation_evidence(np.full((2, 8, 4, 1), 3.0), view_rotations(8), [0, 0]), 0.0)
+
+
+def test_no_images_have_no_evidence():
+    assert rotation_evidence(np.zeros((0, 8, 4, 2)), view_rotations(8), np.zeros(0, np.int32)).shape == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from mcl_tf.views import ROTATIONS
 VIEWS_PER_IMAGE = 2 * ROTATIONS  # two augmentations of every rotation
 _SHARE = 0.8  # of the free memory that a training step may take
 _SMALLEST = 4  # images; contrast within fewer has hardly any negatives
+_SIDES = (768, 512, 384, 320, 256, 224, 192, 160, 128, 96, 64, 48, 32, 24, 16, 8)  # pixels
 _logger = logging.getLogger(__name__)
 
 
@@ -37,7 +39,7 @@ def global_batch_size(requested: int, count: int, replicas: int) -> int:
     return size
 
 
-def limit_to_memory(size: int, replicas: int, encoder) -> int:
+def limit_to_memory(size: int, replicas: int, encoder, build: Callable) -> int:
     """Return the batch size, halved until a training step fits into the free memory.
 
     Only CPUs are checked: on a GPU, TensorFlow reports by itself what it lacks.
@@ -46,6 +48,7 @@ def limit_to_memory(size: int, replicas: int, encoder) -> int:
       size: the global batch size.
       replicas: the number of replicas.
       encoder: the encoder to train.
+      build: function from a side in pixels to the encoder for it.
 
     Raises:
       UsageError: not even a small batch fits; the message names an image size that does.
@@ -55,15 +58,14 @@ def limit_to_memory(size: int, replicas: int, encoder) -> int:
         return size
     per_image = VIEWS_PER_IMAGE * memory.training_bytes_per_view(encoder)
     fitting = size
-    while fitting * per_image > _SHARE * free and fitting % (2 * replicas) == 0 and fitting // 2 >= _SMALLEST:
-        fitting //= 2
+    while fitting * per_image > _SHARE * free and fitting // 2 // replicas * replicas >= _SMALLEST:
+        fitting = fitting // 2 // replicas * replicas
     if fitting * per_image > _SHARE * free and fitting > 1:
         side = encoder.input_shape[1]
-        smaller = int(side * (_SHARE * free / (min(size, _SMALLEST) * per_image)) ** 0.5) // 8 * 8
         raise UsageError(
             f"A training step with {fitting} images of {side}x{side} pixels takes about "
-            f"{_gigabytes(fitting * per_image)}, and {_gigabytes(free)} are free. Possible: image_size "
-            f"{max(smaller, 8)}. Received: {side}"
+            f"{_gigabytes(fitting * per_image)}, and {_gigabytes(free)} are free. Possible: "
+            f"{_possible_size(side, _SHARE * free / fitting, build)}. Received: {side}"
         )
     if fitting < size:
         _logger.warning(
@@ -75,6 +77,18 @@ def limit_to_memory(size: int, replicas: int, encoder) -> int:
             _gigabytes(free),
         )
     return fitting
+
+
+def _possible_size(side: int, limit: float, build: Callable) -> str:
+    """Name the largest common side with which an image takes at most `limit` bytes."""
+    for smaller in (common for common in _SIDES if common < side):
+        try:
+            encoder = build(smaller)
+        except UsageError:  # the encoder does not take such small images
+            break
+        if VIEWS_PER_IMAGE * memory.training_bytes_per_view(encoder) <= limit:
+            return f"image_size {smaller}"
+    return "a smaller encoder"
 
 
 def _gigabytes(count: float) -> str:

@@ -269,7 +269,8 @@ class Trainer:
         size = global_batch_size(self.config.training.batch_size, len(self.images), replicas)
         if workers(self.strategy) > 1:
             return size  # machines with different memory would disagree
-        return limit_to_memory(size, replicas, self.model.encoder)
+        encoder = self.config.model
+        return limit_to_memory(size, replicas, self.model.encoder, lambda side: networks.build_encoder(encoder, side))
 
     def _advice(self) -> str:
         return (

@@ -55,9 +55,6 @@ def _layer_bytes(encoder) -> list[int]:
     """Return the size of the output of every layer for one view."""
     sizes = []
     for layer in encoder.layers:
-        if hasattr(layer, "layers"):  # a model within the model
-            sizes += _layer_bytes(layer)
-            continue
         outputs = layer.output if isinstance(layer.output, (list, tuple)) else [layer.output]
         for output in outputs:
             width = 2 if "16" in str(output.dtype) else 8 if "64" in str(output.dtype) else 4

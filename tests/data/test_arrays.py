@@ -1,5 +1,7 @@
 """Images from a caller: what is accepted, the held-out share, and batches for scoring."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,10 +44,13 @@ def test_refuses_what_are_not_images(images, received):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_collects_datasets_like_arrays(batch_size, labelled):
     images, labels = noise(7, 20, 18, 1), np.arange(7) % 2 if labelled else None
-    expected, expected_labels = arrays.collect(images, labels, 0)
+    expected, expected_labels, size = arrays.collect(images, labels, DataConfig())
+    assert size == 20
     assert expected.shape == (7, 20, 20, 3)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
-    found, found_labels = arrays.collect(dataset.batch(batch_size) if batch_size else dataset, None, 0)
+    dataset = dataset.batch(batch_size) if batch_size else dataset
+    found, found_labels, size = arrays.collect(dataset, None, DataConfig())
+    assert size == 20
     np.testing.assert_array_equal(found, expected)
     assert (found_labels is None) == (expected_labels is None) == (not labelled)
     if labelled:
@@ -55,9 +60,37 @@ def test_collects_datasets_like_arrays(batch_size, labelled):
 @pytest.mark.parametrize("image_size", [0, 16, 24])
 def test_collects_at_the_size_of_the_network(image_size):
     images = noise(300, 9, 17, 3)  # more than one batch of 256
-    found, labels = arrays.collect(images, None, image_size)
+    found, labels, size = arrays.collect(images, None, DataConfig(image_size=image_size))
     np.testing.assert_array_equal(found, views.prepare(images, image_size or 17))
-    assert labels is None
+    assert (labels, size) == (None, image_size or 17)
+
+
+@pytest.mark.parametrize("form", ["array", "dataset"])
+@pytest.mark.parametrize("score", ["local", "both"])
+def test_collects_at_the_size_of_the_texture(score, form):
+    """The network's input is smaller than what is stored."""
+    images = noise(3, 30, 40, 3)
+    source = images if form == "array" else tf.data.Dataset.from_tensor_slices(images)
+    config = DataConfig(image_size=16)
+    found, _, size = arrays.collect(source, None, config, score)
+    np.testing.assert_array_equal(found, views.prepare(images, 40))
+    assert size == 16
+    smaller, _, _ = arrays.collect(source, None, dataclasses.replace(config, detail_size=24), score)
+    np.testing.assert_array_equal(smaller, views.prepare(images, 24))
+
+
+@pytest.mark.parametrize("form", ["array", "single", "batched", "labelled"])
+@pytest.mark.parametrize(("score", "size", "warned"), [("image", 16, True), ("image", 32, False), ("both", 16, False)])
+def test_warns_of_lost_detail_if_only_the_network_sees_the_images(score, size, warned, form, library_log):
+    """Averages of 2x2 pixels of noise keep a quarter of its variance."""
+    images = noise(20, 32, 32, 3)
+    source = images
+    if form != "array":
+        source = tf.data.Dataset.from_tensor_slices((images, np.arange(20)) if form == "labelled" else images)
+        source = source.batch(7) if form == "batched" else source
+    found, _, _ = arrays.collect(source, None, DataConfig(image_size=size), score)
+    assert len(found) == 20  # looking at the first images consumes none
+    assert ["Resizing to 16x16 pixels discards" in message for message in library_log.messages] == [True] * warned
 
 
 @pytest.mark.parametrize(
@@ -79,7 +112,7 @@ def test_collects_at_the_size_of_the_network(image_size):
 )
 def test_refuses_images_or_labels_that_cannot_be_collected(images, labels, message):
     with pytest.raises(UsageError, match=message):
-        arrays.collect(images, labels, 0)
+        arrays.collect(images, labels, DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +121,7 @@ def test_refuses_images_or_labels_that_cannot_be_collected(images, labels, messa
         ((40,), 0.1, (4,)),
         ((40, 10), 0.5, (20, 5)),
         ((3, 1), 0.5, (2, 0)),  # a class keeps at least one image
-        ((4, 3), 0.01, (1, 0)),  # at least one is held out, from the largest class
+        ((4, 3), 0.01, (1, 1)),  # at least one of every class that has two
     ],
 )
 def test_holds_out_a_share_of_every_class(counts, fraction, expected):
@@ -98,6 +131,27 @@ def test_holds_out_a_share_of_every_class(counts, fraction, expected):
     assert held_out.dtype == bool
     assert tuple(np.bincount(labels[held_out], minlength=len(counts))) == expected
     np.testing.assert_array_equal(arrays.hold_out(labels, config), held_out)
+
+
+@pytest.mark.parametrize(
+    ("counts", "needed", "expected"),
+    [
+        ((200,), 19, (20,)),  # the share of 0.1 is enough
+        ((100,), 19, (19,)),
+        ((38,), 19, (19,)),
+        ((30,), 19, (15,)),  # no more than half
+        ((31,), 19, (15,)),
+        ((2,), 19, (1,)),
+        ((30, 70), 19, (6, 14)),  # in proportion, rounded up: 5.7 and 13.3
+        ((40, 1), 19, (19, 0)),
+        ((120,), 99, (60,)),
+        ((200,), 1, (20,)),
+    ],
+)
+def test_holds_out_as_many_as_the_pass_rate_needs(counts, needed, expected):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    held_out = arrays.hold_out(labels, DataConfig(calibration_fraction=0.1), needed)
+    assert tuple(np.bincount(labels[held_out], minlength=len(counts))) == expected
 
 
 def test_holds_out_other_images_with_another_seed():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.sources import load_source
-from mcl_tf.data.tasks import build_task, choose_size, parse_classes, read_images
+from mcl_tf.data.tasks import build_task, choose_sizes, parse_classes, read_images
 from mcl_tf.errors import UsageError
 
 
@@ -82,18 +82,44 @@ def test_all_means_every_class(tiny_dataset):
 
 
 @pytest.mark.parametrize(
-    ("configured", "shape", "size"),
+    ("configured", "shape", "size", "detail"),
     [
-        (0, (32, 32, 3), 32),
-        (0, (8, 8, 1), 16),
-        (0, (300, 500, 3), 224),
-        (0, (None, None, 3), 224),
-        (0, (20, 48, 3), 48),
-        (64, (32, 32, 3), 64),
+        ((0, 0), (32, 32, 3), 32, 32),
+        ((0, 0), (8, 8, 1), 16, 16),
+        ((0, 0), (300, 500, 3), 224, 256),
+        ((0, 0), (240, 200, 3), 224, 240),
+        ((0, 0), (None, None, 3), 224, 224),
+        ((0, 0), (20, 48, 3), 48, 48),
+        ((64, 0), (32, 32, 3), 64, 32),
+        ((64, 512), (300, 500, 3), 64, 512),
+        ((0, 64), (300, 500, 3), 224, 64),
     ],
 )
-def test_uses_the_configured_size_or_that_of_the_images_within_limits(configured, shape, size):
-    assert choose_size(configured, shape) == size
+def test_uses_the_configured_sizes_or_those_of_the_images_within_limits(configured, shape, size, detail):
+    config = DataConfig(image_size=configured[0], detail_size=configured[1])
+    assert choose_sizes(config, "image", shape) == (size, size)  # detail_size has no effect
+    for score in ("local", "both"):
+        assert choose_sizes(config, score, shape) == (size, detail)
+
+
+@pytest.mark.parametrize(("score", "stored"), [("image", 20), ("local", 40), ("both", 40)])
+def test_stores_images_at_the_size_that_the_score_needs(score, stored, tiny_dataset):
+    config = DataConfig(dataset="tiny_images", normal=("0",), image_size=20, detail_size=40)
+    task = build_task(config, tiny_dataset, score=score)
+    assert (task.image_size, task.detail_size) == (20, stored)
+    assert task.train.shape[1:] == (stored, stored, 3)
+    assert task.test.element_spec[0].shape == (stored, stored, 3)
+
+
+@pytest.mark.parametrize(("score", "warned"), [("image", True), ("local", False), ("both", False)])
+def test_warns_of_lost_detail_if_only_the_network_sees_the_images(score, warned, folder_copy, library_log, rng):
+    from PIL import Image
+
+    for path in (folder_copy / "train" / "good").glob("*.png"):
+        if path.is_file() and not path.name.startswith("."):
+            Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
+    build_task(DataConfig(dataset=str(folder_copy), normal=("good",), image_size=16), score=score)
+    assert ["Resizing to 16x16 pixels discards" in message for message in library_log.messages] == [True] * warned
 
 
 def test_reads_training_images_in_the_same_order_every_time(tiny_dataset):

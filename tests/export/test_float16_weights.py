@@ -12,12 +12,12 @@ from mcl_tf.networks import build_encoder, build_projection_head
 from tests.helpers import CLASS_NAMES, DETECTOR_OPTIONS, make_once, mixed_images, tinted_images
 
 
-@pytest.fixture(scope="module", params=["encoder", "projection"])
+@pytest.fixture(scope="module", params=["stages", "projection"])
 def exported(request, tiny_export, tmp_path_factory):
     """A detector per choice of the embedding, and its SavedModel with float16 weights."""
 
     def train_and_export(folder):
-        if request.param == "encoder":
+        if request.param == "stages":
             detector = mcl_tf.AnomalyDetector.load(tiny_export / "detector")
         else:
             detector = mcl_tf.AnomalyDetector(**DETECTOR_OPTIONS, embedding="projection")
@@ -48,7 +48,7 @@ def test_halves_the_bytes_and_hardly_changes_scores(exported, run_cpp):
     stored = {dtype: [key for key in dtypes if dtypes[key] == dtype] for dtype in (tf.float16, tf.float32)}
     weights, kept = split_weights(detector.scorer_.network)
     assert len(stored[tf.float16]) == len(weights) > 0
-    assert len(stored[tf.float32]) == len(kept) + 4  # means, whitenings, threshold, held-out scores
+    assert len(stored[tf.float32]) == len(kept) + 5  # means, whitenings, units, threshold, held-out scores
     assert sum(2 * np.prod(shapes[key], dtype=int) for key in stored[tf.float16]) == count_bytes(weights) / 2
     assert read_card(path)["export_precision"] == "float16"
     images = mixed_images(6, 20, 20, 4)

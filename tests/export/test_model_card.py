@@ -21,11 +21,14 @@ def test_describes_the_model(tiny_export, tiny_detector):
     assert card["classes"] == list(CLASS_NAMES)
     assert card["labelled"] is True
     assert (card["encoder"], card["image_size"], card["views"], card["method"]) == ("small", 16, 8, "weighted")
+    assert (card["embedding"], card["evidence"], card["score"], card["restarts"]) == ("stages", True, "image", 0)
     assert card["export_precision"] == "float32"
+    assert len(tiny_detector.calibration_scores_) < 19
     assert card["threshold"] == {
         "value": tiny_detector.threshold_,
         "set_by": model_card.set_by_quantile(0.95),
         "quantile": 0.95,
+        "promised_rate": 1.0 / (len(tiny_detector.calibration_scores_) + 1),  # more than 0.05: they are fewer than 19
         "calibration_images": len(tiny_detector.calibration_scores_),
     }
     assert card["metrics"] == {"auroc": 0.5}
@@ -39,8 +42,7 @@ def test_describes_the_model(tiny_export, tiny_detector):
     ("metrics", "dataset"), [(None, None), ({"auroc": 0.5}, "digits"), ({"dataset": "mnist"}, "mnist")]
 )
 def test_names_the_dataset_that_metrics_were_measured_on(metrics, dataset, tiny_detector):
-    scores, names = tiny_detector.calibration_scores_, tiny_detector.class_names_
-    card = model_card.make_card(tiny_detector.config, tiny_detector.scorer_, scores, names, "float32", metrics)
+    card = model_card.make_card(tiny_detector, "float32", metrics)
     assert (card["dataset"], card["metrics"]) == (dataset, metrics)
 
 

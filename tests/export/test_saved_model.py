@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import mcl_tf
+from mcl_tf import views
+from mcl_tf.calibration import threshold_at
 from mcl_tf.errors import UsageError
 from mcl_tf.export import saved_model as saved_model_module
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import export_saved_model
-from mcl_tf.scoring import self_ensemble, threshold_at
+from mcl_tf.scoring import self_ensemble
 from tests.helpers import (
     CLASS_NAMES,
     DETECTOR_OPTIONS,
@@ -104,17 +107,24 @@ def expected(tiny_detector):
     """The library's own answers: {batch: {output: array}}."""
     answers = {}
     for batch, images in BATCHES.items():
-        scores, classes = self_ensemble(tiny_detector.distances(images), tiny_detector.config.scoring.method)
+        outputs = tiny_detector.scorer_.evaluate_images(images)
+        scores, classes = outputs["score"], outputs["nearest_class"]
         assert np.array_equal(scores, tiny_detector.decision_function(images))
         answers[batch] = {
-            "score": scores.numpy(),
+            "score": scores,
             "is_anomaly": tiny_detector.predict(images).astype(bool),
             # By the definition, without a search in a sorted list.
-            "p_value": np.float32([np.mean(tiny_detector.calibration_scores_ >= score) for score in scores.numpy()]),
-            "nearest_class": classes.numpy(),
-            "class_name": np.array([CLASS_NAMES[label].encode() for label in classes.numpy()], object),
+            "p_value": p_values_by_definition(tiny_detector, scores),
+            "nearest_class": classes,
+            "class_name": np.array([CLASS_NAMES[label].encode() for label in classes], object),
         }
     return answers
+
+
+def p_values_by_definition(detector, scores):
+    """Return the share of the held-out images and the image itself that score at least as high."""
+    held_out = detector.calibration_scores_
+    return np.array([(1 + np.sum(held_out >= score)) / (1 + len(held_out)) for score in scores], np.float32)
 
 
 def assert_same_answers(found, expected):
@@ -123,7 +133,7 @@ def assert_same_answers(found, expected):
     assert {name: values.dtype for name, values in found.items()} == DTYPES
     np.testing.assert_allclose(found["score"], expected["score"], rtol=0, atol=SCORE_TOLERANCE)
     np.testing.assert_array_equal(found["is_anomaly"], expected["is_anomaly"])
-    # A share of ten: a server may multiply by its reciprocal.
+    # A share of a few images: a server may multiply by its reciprocal.
     np.testing.assert_allclose(found["p_value"], expected["p_value"], rtol=1e-6)
     for name in ("nearest_class", "class_name"):
         np.testing.assert_array_equal(found[name], expected[name])
@@ -199,6 +209,93 @@ def test_graph_holds_one_network_and_nothing_of_training(saved_model, tiny_detec
     stored = sum(np.prod(shape, dtype=int) for shape in reader.get_variable_to_shape_map().values())
     needed = sum(weight.numpy().size for weight in scorer.weights) + len(tiny_detector.calibration_scores_)
     assert stored == needed + 1  # every weight once; the description of the checkpoint counts as one
+
+
+# Other kinds of scores
+
+KINDS = {
+    "paper": {"evidence": False, "embedding": "encoder"},
+    "one view": {"views": 1},
+    "local": {"score": "local", "detail_size": 24},
+    "both": {"score": "both", "detail_size": 24},
+    "both without evidence": {"score": "both", "detail_size": 24, "evidence": False},
+    "frozen": {"freeze_encoder": True},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request, tmp_path_factory):
+    """A detector of some kind and the folder of its SavedModel."""
+
+    def train_and_export(folder):
+        options = {**DETECTOR_OPTIONS, **KINDS[request.param], "image_size": 16}
+        if request.param == "frozen":
+            layers = tf.keras.layers
+            encoder = tf.keras.Sequential(
+                [layers.Input((16, 16, 3)), layers.Conv2D(6, 3, 2), layers.ReLU(), layers.GlobalAveragePooling2D()]
+            )
+            rng = np.random.default_rng(0)
+            encoder.set_weights([rng.normal(size=weight.shape) for weight in encoder.get_weights()])
+            encoder.save(folder / "encoder.keras")
+            options["encoder"] = str(folder / "encoder.keras")
+        detector = mcl_tf.AnomalyDetector(**options).fit(tinted_images(40, 24, 24)[0])
+        detector.save(folder / "detector")
+        detector.export(folder / "saved_model", new_version=True)
+
+    folder = make_once(tmp_path_factory, f"kind {request.param}", train_and_export)
+    return mcl_tf.AnomalyDetector.load(folder / "detector"), folder / "saved_model" / "1"
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_kind_of_score_is_that_of_the_library(batch, kind):
+    detector, path = kind
+    images = BATCHES[batch]
+    outputs = detector.scorer_.evaluate_images(images)
+    found = call_signature(path, "serving_default", images)
+    # Distances of few images in many dimensions are large.
+    np.testing.assert_allclose(found["score"], outputs["score"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(found["nearest_class"], outputs["nearest_class"])
+    if len(images) > 1:
+        assert np.ptp(outputs["score"]) > 0.01
+
+
+def test_the_exported_score_of_the_paper_combines_the_exported_distances(kind):
+    detector, path = kind
+    if detector.scorer_.is_scaled or detector.scorer_.network is None:
+        pytest.skip("this score has units, or no views")
+    images = BATCHES["larger"]
+    distances = call_signature(path, "explain", images)["distances"]
+    scores, _ = self_ensemble(distances, "weighted")
+    np.testing.assert_allclose(call_signature(path, "serving_default", images)["score"], scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_explains_every_kind_of_score(count, kind):
+    detector, path = kind
+    scorer, images = detector.scorer_, mixed_images(count, 30, 24, 5)
+    found = call_signature(path, "explain", images)
+    views_ = scorer.view_count
+    assert found["distances"].shape == (count, views_, 1)
+    assert found["rotation"].shape == found["flipped"].shape == (count, views_)
+    expected = scorer.distances(images)
+    np.testing.assert_allclose(found["distances"], expected, rtol=1e-3)
+    assert ("heat_map" in found) == (scorer.texture is not None)
+    if scorer.texture is not None:
+        assert found["heat_map"].shape == (count, 24, 24)
+        expected = scorer.texture.heat_map(views.prepare(images, 24))
+        np.testing.assert_allclose(found["heat_map"], expected, atol=1e-3)
+
+
+def test_another_threshold_for_every_kind_of_score(kind, tmp_path):
+    detector, path = kind
+    versions = shutil.copytree(path.parent, tmp_path / "saved_model")
+    images = BATCHES["larger"]
+    scores = call_signature(path, "serving_default", images)["score"]
+    threshold = float(np.median(scores))
+    found = call_signature(set_threshold(versions, value=threshold), "serving_default", images)
+    np.testing.assert_array_equal(found["score"], scores)
+    np.testing.assert_array_equal(found["is_anomaly"], scores > np.float32(threshold))
+    assert 0 < found["is_anomaly"].sum() < len(images)
 
 
 # Atomic writes

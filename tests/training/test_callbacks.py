@@ -11,17 +11,16 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import Progress
 
-from mcl_tf.config import LossConfig
 from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import UsageError
 from mcl_tf.training import callbacks
 from tests.training.training_helpers import make_trainer
 
 
-def attached(callback, step=7, beta=2.0, learning_rate=0.1, **params):
+def attached(callback, step=7, learning_rate=0.1, **params):
     """Return the callback with a model at a step and with the parameters of a training loop."""
     optimizer = types.SimpleNamespace(iterations=step, learning_rate=learning_rate)
-    callback.set_model(types.SimpleNamespace(optimizer=optimizer, loss_config=LossConfig(beta=beta)))
+    callback.set_model(types.SimpleNamespace(optimizer=optimizer))
     callback.set_params({"epochs": 9, "steps": 5, **params})
     return callback
 
@@ -46,21 +45,48 @@ def test_check_weights_names_the_first_non_finite_one(value):
             callbacks.check_weights(model, "Try this")
 
 
-def test_collapse_is_reported_once_with_advice(library_log):
-    callback = attached(callbacks.CollapseMonitor(), beta=2.0)
-    for epoch, similarity in enumerate((0.999, 0.98, 0.995, 0.999)):
-        callback.on_epoch_end(epoch, {"negative_similarity": similarity})
+def similarities(positive, negative):
+    return {"positive_similarity": positive, "negative_similarity": negative}
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "collapsed"),
+    [
+        (0.999, 0.998, True),
+        (0.3, 0.29, True),  # untrained, but no more alike
+        (0.2, 0.4, True),
+        (0.999, 0.97, False),  # all alike, but views of an image even more
+        (0.5, 0.48, False),
+        (0.9, 0.0, False),
+    ],
+)
+def test_collapse_is_a_small_difference_of_similarities(positive, negative, collapsed, library_log):
+    callback = attached(callbacks.CollapseMonitor(), step=100)
+    if collapsed:
+        with pytest.raises(callbacks.CollapseError, match="After 100 steps all images have nearly the same") as error:
+            callback.on_epoch_end(2, similarities(positive, negative))
+        assert f"{positive:.3f}, of two images {negative:.3f}" in str(error.value)
+        assert "\n" not in str(error.value)
+    else:
+        callback.on_epoch_end(2, similarities(positive, negative))
+    assert library_log.messages == []
+
+
+def test_collapse_counts_after_a_hundred_steps_only(library_log):
+    """A network may begin that way; a training that ends before gets a warning."""
+    callback = attached(callbacks.CollapseMonitor(), epochs=4)
+    for epoch, step in enumerate((10, 50, 99)):
+        callback.model.optimizer.iterations = step
+        callback.on_epoch_end(epoch, similarities(0.999, 0.998))
+    assert library_log.messages == []
+    callback.on_epoch_end(3, similarities(0.999, 0.998))
     assert [record.levelname for record in library_log.records] == ["WARNING"]
-    assert "epoch 3" in library_log.messages[0]  # not the first epoch, in which a network may begin that way
-    assert "beta 5 (1 / temperature; now 2)" in library_log.messages[0]
+    assert "The training is too short to tell whether the network learns" in library_log.messages[0]
 
 
-@pytest.mark.parametrize("beta", [5.0, None])
-def test_collapse_is_not_attributed_to_a_good_beta(beta, library_log):
-    callback = attached(callbacks.CollapseMonitor(), beta=beta, epochs=1)
-    callback.on_epoch_end(0, {"negative_similarity": 0.999})
-    assert "a smaller learning_rate" in library_log.messages[0]
-    assert "beta" not in library_log.messages[0]
+def test_other_models_without_similarities_do_not_collapse(library_log):
+    attached(callbacks.CollapseMonitor(), step=1000).on_epoch_end(8, {"loss": 1.0})
+    assert library_log.messages == []
 
 
 def test_progress_forecasts_the_time_left(capsys):
@@ -242,7 +268,7 @@ def test_callbacks_work_in_both_loops(loop, tmp_path, library_log, capsys):
     ]
     model = fit(loop, own)
     assert len(library_log.messages) == 1
-    assert "After epoch 2 all images have nearly the same projection" in library_log.messages[0]
+    assert "After 10 steps all images have nearly the same projection" in library_log.messages[0]
     lines = capsys.readouterr().out.splitlines()
     assert "Training takes about" in lines[0]
     assert "4 steps" in lines[0]

@@ -106,10 +106,12 @@ def test_checkpoints_of_other_code_are_refused(tmp_path):
 
 def test_metadata_describes_all_variables(trained):
     metadata = json.loads((trained / "checkpoints" / "step-000000015" / "metadata.json").read_text())
-    assert set(metadata) == {"step", "metrics", "layout"}
-    assert metadata["step"] == 15
+    assert set(metadata) == {"step", "metrics", "batch_size", "layout"}
+    assert (metadata["step"], metadata["batch_size"]) == (15, 4)
     model = make_trainer().model
-    assert len(metadata["layout"]) == len(network_weights(model)) + len(model.optimizer.variables)
+    parts = (network_weights(model), model.rotation_head.weights, model.optimizer.variables)
+    assert len(metadata["layout"]) == sum(map(len, parts))
+    assert metadata["layout"]["rotation_head[0] kernel"] == [[16, 4], "float32"]
     assert metadata["layout"]["projection_head[2] kernel"] == [[16, 8], "float32"]
 
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf.config import Config
 from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import UsageError
-from mcl_tf.training.trainer import global_batch_size
 from tests.training.training_helpers import (
     STEPS,
     InterruptAfter,
@@ -237,24 +235,3 @@ def test_max_steps_limits_epochs(max_steps, epochs, steps_per_epoch):
     trainer = make_trainer(max_steps=max_steps)
     assert (trainer.epochs, trainer.steps_per_epoch) == (epochs, steps_per_epoch)
     assert trainer.total_steps == epochs * steps_per_epoch
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "count", "replicas", "expected"), [(8, 100, 4, 8), (128, 22, 1, 22), (128, 22, 4, 20)]
-)
-def test_batch_size_is_limited_to_the_images(batch_size, count, replicas, expected):
-    assert global_batch_size(Config().replace(batch_size=batch_size), count, replicas) == expected
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "count", "replicas", "received"),
-    [
-        (10, 100, 4, "8 or 12. Received: 10"),
-        (3, 100, 4, "replicas, e.g. 4. Received: 3"),
-        (7, 100, 2, "6 or 8. Received: 7"),
-        (8, 3, 4, "at least one image per replica. Received: 3 for 4"),
-    ],
-)
-def test_batch_size_that_replicas_cannot_share_is_refused(batch_size, count, replicas, received):
-    with pytest.raises(UsageError, match=received):
-        global_batch_size(Config().replace(batch_size=batch_size), count, replicas)

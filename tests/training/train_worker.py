@@ -43,7 +43,8 @@ class FirstGradients(tf.keras.callbacks.Callback):
 def make_trainer(config: Config) -> Trainer:
     """Create a trainer; with float64, its metrics have that precision, too."""
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
-    trainer = Trainer(config, images, (np.arange(COUNT) % 3).astype(np.int32), config.run.run_dir or None)
+    folder = f"{config.run.run_dir}/checkpoints" if config.run.run_dir else None
+    trainer = Trainer(config, images, (np.arange(COUNT) % 3).astype(np.int32), folder)
     if config.training.precision == "float64":
         with trainer.strategy.scope():
             names = list(trainer.model.trackers)

@@ -19,11 +19,15 @@ COUNT, STEPS = 22, 5  # images, and steps per epoch; two images are left over
 requires_loss_scaling = pytest.mark.skipif(not compat.KERAS_3, reason="float16 needs the loss scaling of Keras 3")
 
 
-def make_trainer(directory=None, **options) -> Trainer:
-    """Create a trainer of 15 steps on seeded random images."""
+def make_task(**options):
+    """Return a configuration of 15 steps, and seeded random images of three classes with their labels."""
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8)
-    config = Config().replace(**{**TINY, **options})
-    return Trainer(config, images, (np.arange(COUNT) % 3).astype(np.int32), directory)
+    return Config().replace(**{**TINY, **options}), images, (np.arange(COUNT) % 3).astype(np.int32)
+
+
+def make_trainer(directory=None, **options) -> Trainer:
+    """Create a trainer of 15 steps, with checkpoints in a run directory if one is given."""
+    return Trainer(*make_task(**options), None if directory is None else directory / "checkpoints")
 
 
 def network_weights(model) -> list[tf.Variable]:
@@ -33,7 +37,8 @@ def network_weights(model) -> list[tf.Variable]:
 
 def state_of(trainer) -> list[np.ndarray]:
     """Return the weights and the state of the optimizer."""
-    return [v.numpy() for v in (*network_weights(trainer.model), *trainer.model.optimizer.variables)]
+    model = trainer.model
+    return [v.numpy() for v in (*network_weights(model), *model.rotation_head.weights, *model.optimizer.variables)]
 
 
 def checkpoint_names(directory) -> list[str]:

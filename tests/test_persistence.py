@@ -1,0 +1,242 @@
+"""Detectors in folders: equal scores for every kind of score and encoder, and files of the first development version.
+
+tests/test_detector.py has the contents of the folder, interrupted saves, and damaged files.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mcl_tf import AnomalyDetector, persistence
+from mcl_tf.config import Config
+from mcl_tf.errors import UsageError
+from mcl_tf.training import callbacks
+
+OPTIONS = dict(encoder="small", width=0.25, projection_hidden=32, projection_dim=16, batch_size=4, epochs=0)
+layers = tf.keras.layers
+
+
+def noise(count, side=24, seed=0):
+    """Seeded random images: uint8 [count, side, side, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def greys(count, side=24, seed=0):
+    return np.repeat(noise(count, side, seed)[..., :1], 3, axis=-1)
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory):
+    """A saved Keras model with batch normalization, two stages and an output of 12 dimensions."""
+    model = tf.keras.Sequential(
+        [
+            layers.Input((16, 16, 3)),
+            layers.Conv2D(6, 3, strides=2, padding="same", activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(12, 3, strides=2, padding="same", activation="relu"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    model.set_weights([np.abs(generator.normal(size=weight.shape)) for weight in model.get_weights()])
+    path = tmp_path_factory.mktemp("encoders") / "mine.keras"
+    model.save(path)
+    return path
+
+
+def assert_same(loaded, saved, images):
+    """Check that a loaded detector equals the saved one to the bit."""
+    for name in ("distances", "decision_function", "predict"):
+        found, expected = getattr(loaded, name)(images), getattr(saved, name)(images)
+        assert np.abs(found - expected).max() == 0.0
+    assert np.ptp(saved.decision_function(images)) > 0.0
+    for name in ("threshold_", "promised_rate_", "class_names_", "labelled_", "restarts_", "fitted_config_"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    np.testing.assert_array_equal(loaded.calibration_scores_, saved.calibration_scores_)
+    for name in ("network_size", "image_size", "view_count", "evidence", "is_scaled", "knows_rotations"):
+        assert getattr(loaded.scorer_, name) == getattr(saved.scorer_, name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"score": "image"},
+        {"score": "image", "evidence": False, "embedding": "encoder", "standardize": False},
+        {"score": "local"},
+        {"score": "local", "detail_size": 32},
+        {"score": "both", "image_size": 16},
+        {"score": "both", "image_size": 16, "detail_size": 32, "embedding": "projection", "views": 4},
+        {"encoder": "compact", "rotation_weight": 0.0},
+        {"epochs": 1},
+    ],
+    ids=str,
+)
+def test_round_trip_is_exact(options, tmp_path):
+    draw = greys if options.get("detail_size") == 32 else noise
+    saved = AnomalyDetector(**{**OPTIONS, **options}).fit(draw(24))
+    saved.save(tmp_path / "detector")
+    loaded = AnomalyDetector.load(tmp_path / "detector")
+    assert_same(loaded, saved, np.concatenate([draw(5, seed=1), noise(4, seed=2) // 3]))
+    assert sorted(path.name for path in (tmp_path / "detector").iterdir()) == ["config.json", "weights.npz"]
+    assert (
+        (loaded.scorer_.texture is None) == (saved.scorer_.texture is None) == (options.get("score") in (None, "image"))
+    )
+    if saved.scorer_.texture is not None:
+        assert loaded.scorer_.texture.channels == saved.scorer_.texture.channels == (3 if draw is noise else 1)
+
+
+def test_round_trip_with_classes_is_exact(tmp_path):
+    labels = np.arange(24) % 2
+    images = noise(24)
+    images[labels == 1] //= 2
+    saved = AnomalyDetector(**OPTIONS, score="both").fit(images, labels, class_names=["bright", "dark"])
+    saved.save(tmp_path / "detector")
+    assert_same(AnomalyDetector.load(tmp_path / "detector"), saved, noise(5, seed=1))
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("options", [{}, {"score": "both"}, {"embedding": "encoder", "views": 1}], ids=str)
+def test_frozen_encoder_from_a_file_travels_with_the_detector(options, standardize, encoder_file, tmp_path):
+    """Its own file may be gone when the detector is loaded."""
+    path = shutil.copy(encoder_file, tmp_path / "mine.keras")
+    own = dict(encoder=str(path), freeze_encoder=True, image_size=16, standardize=standardize)
+    saved = AnomalyDetector(**{**OPTIONS, **own, **options}).fit(noise(24))
+    saved.save(tmp_path / "detector")
+    path.unlink()
+    names = sorted(file.name for file in (tmp_path / "detector").iterdir())
+    assert names == ["config.json", "encoder.keras", "weights.npz"]
+    loaded = AnomalyDetector.load(tmp_path / "detector")
+    assert_same(loaded, saved, np.concatenate([noise(5, seed=1), noise(4, seed=2) // 3]))
+    assert loaded.scorer_.view_count == options.get("views", 2)
+    # A loaded detector can be saved again.
+    loaded.save(tmp_path / "again")
+    assert_same(AnomalyDetector.load(tmp_path / "again"), saved, noise(5, seed=1))
+
+
+def test_encoder_file_without_its_model_is_refused(encoder_file, tmp_path):
+    own = dict(encoder=str(encoder_file), freeze_encoder=True, image_size=16)
+    AnomalyDetector(**{**OPTIONS, **own}).fit(noise(24)).save(tmp_path / "detector")
+    (tmp_path / "detector" / "encoder.keras").write_bytes(b"not a model")
+    with pytest.raises(UsageError, match="encoder.keras cannot be loaded") as error:
+        AnomalyDetector.load(tmp_path / "detector")
+    assert "\n" not in str(error.value)
+
+
+def test_own_encoder_replaces_one_from_elsewhere(encoder_file, tmp_path):
+    """No file of the older detector is left behind."""
+    own = dict(encoder=str(encoder_file), freeze_encoder=True, image_size=16)
+    AnomalyDetector(**{**OPTIONS, **own}).fit(noise(24)).save(tmp_path / "detector")
+    saved = AnomalyDetector(**OPTIONS).fit(noise(24))
+    saved.save(tmp_path / "detector")
+    assert sorted(path.name for path in (tmp_path / "detector").iterdir()) == ["config.json", "weights.npz"]
+    assert_same(AnomalyDetector.load(tmp_path / "detector"), saved, noise(5, seed=1))
+
+
+def test_a_loaded_detector_fits_again(tmp_path):
+    """With the options of the saved one; nothing learned is left over."""
+    AnomalyDetector(**OPTIONS, score="both").fit(noise(24)).save(tmp_path / "detector")
+    again = AnomalyDetector.load(tmp_path / "detector").fit(noise(24, seed=5))
+    expected = AnomalyDetector(**OPTIONS, score="both").fit(noise(24, seed=5))
+    np.testing.assert_allclose(again.decision_function(noise(4)), expected.decision_function(noise(4)), rtol=1e-4)
+
+
+def test_restarts_and_the_fallback_to_the_local_score_are_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "COLLAPSED", 10.0)  # every training counts as collapsed
+    monkeypatch.setattr(callbacks, "_PATIENCE", 1)
+    saved = AnomalyDetector(**{**OPTIONS, "epochs": 1}, score="both").fit(noise(24))
+    assert saved.config.scoring.score == "both"
+    saved.save(tmp_path / "detector")
+    loaded = AnomalyDetector.load(tmp_path / "detector")
+    assert (loaded.restarts_, loaded.fitted_config_.scoring.score) == (1, "local")
+    assert loaded.scorer_.network is None
+    assert_same(loaded, saved, noise(5, seed=1))
+
+
+# Files of the first development version.
+
+NEW_FIELDS = {  # of the configuration, by group
+    "data": ["detail_size"],
+    "model": ["encoder_weights", "freeze_encoder", "standardize"],
+    "loss": ["rotation_weight"],
+    "training": ["warmup_steps"],
+    "scoring": ["evidence", "score"],
+}
+NEW_ENTRIES = ["detail_size", "texture_channels", "restarts"]
+FIRST_VERSION = dict(standardize=False, rotation_weight=0.0, evidence=False, embedding="encoder", views=8)
+
+
+def to_first_version(folder):
+    """Remove from a saved detector what the first development version did not write."""
+    contents = json.loads((folder / "config.json").read_text())
+    for group, names in NEW_FIELDS.items():
+        for name in names:
+            del contents["config"][group][name]
+    for name in NEW_ENTRIES:
+        del contents[name]
+    (folder / "config.json").write_text(json.dumps(contents))
+    with np.load(folder / "weights.npz") as weights:
+        kept = {name: weights[name] for name in weights if name != "standardization"}
+    np.savez(folder / "weights.npz", **kept)
+
+
+@pytest.mark.parametrize("options", [{}, {"embedding": "projection", "views": 4}, {"width": 0.5, "epochs": 1}], ids=str)
+def test_files_of_the_first_version_give_the_same_scores(options, tmp_path):
+    saved = AnomalyDetector(**{**OPTIONS, **FIRST_VERSION, **options}).fit(noise(24))
+    saved.save(tmp_path / "detector")
+    to_first_version(tmp_path / "detector")
+    loaded = AnomalyDetector.load(tmp_path / "detector")
+    assert_same(loaded, saved, noise(5, seed=1))
+    assert loaded.restarts_ == 0
+
+
+def test_absent_fields_have_the_values_of_the_first_version():
+    """Defaults have changed since then, and those that a file does contain are kept."""
+    first = json.loads(Config().replace(**FIRST_VERSION).to_json())
+    for group, names in NEW_FIELDS.items():
+        for name in names:
+            del first[group][name]
+    found = Config.from_json(json.dumps(persistence._current(first)))
+    assert found == Config().replace(**FIRST_VERSION)
+    now = json.loads(Config().to_json())
+    assert persistence._current(now) == now
+
+
+# Entries that `save` does not write.
+
+
+@pytest.fixture(scope="module")
+def saved_by_score(tmp_path_factory):
+    """A folder with a detector for every kind of score."""
+    folder = tmp_path_factory.mktemp("by score")
+    for score in ("image", "local", "both"):
+        AnomalyDetector(**OPTIONS, score=score).fit(noise(24)).save(folder / score)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("score", "entries"),
+    [
+        ("image", {"image_size": 0}),
+        ("image", {"image_size": -16}),
+        ("both", {"image_size": 0}),
+        ("both", {"texture_channels": 0}),
+        ("both", {"texture_channels": 2}),
+        ("local", {"texture_channels": 0}),
+        ("local", {"detail_size": 0}),
+        ("local", {"detail_size": "large"}),
+        ("local", {"detail_size": 200}),
+        ("image", {"texture_channels": 3}),
+    ],
+    ids=str,
+)
+def test_wrong_entries_are_refused_in_one_line(score, entries, saved_by_score, tmp_path):
+    shutil.copytree(saved_by_score / score, tmp_path / "detector")
+    path = tmp_path / "detector" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    with pytest.raises(UsageError) as error:
+        AnomalyDetector.load(tmp_path / "detector")
+    assert "\n" not in str(error.value)
+    assert str(tmp_path / "detector") in str(error.value)
