@@ -32,13 +32,16 @@ def make(directory: pathlib.Path) -> None:
 
 
 def check(directory: pathlib.Path) -> None:
-    """Check that both forms give the stored scores up to 1e-4, the effect of another order of float32 sums."""
+    """Check that both forms give the stored scores, up to the effect of another order of float32 sums.
+
+    Scores are in units of their spread over normal images; those near 0 differ by some 1e-4.
+    """
     images, scores = np.load(directory / "images.npy"), np.load(directory / "scores.npy")
     loaded = mcl_tf.AnomalyDetector.load(directory / "detector").decision_function(images)
-    np.testing.assert_allclose(loaded, scores, rtol=1e-4)
+    np.testing.assert_allclose(loaded, scores, rtol=1e-4, atol=1e-3)
     model = tf.saved_model.load(str(directory / "saved_model"))
     served = model.signatures["serving_default"](images=tf.constant(images))["score"]
-    np.testing.assert_allclose(served, scores, rtol=1e-4)
+    np.testing.assert_allclose(served, scores, rtol=1e-4, atol=1e-3)
     print(f"detector and SavedModel give the same scores with TensorFlow {tf.__version__}")
 
 

@@ -1,4 +1,4 @@
-"""Embeddings: channel statistics against NumPy, the stages of encoders of several kinds, and the limit of dimensions."""
+"""Embeddings: channel statistics against NumPy, the stages of several kinds of encoders, the limit of dimensions."""
 
 import numpy as np
 import pytest

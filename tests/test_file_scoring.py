@@ -1,30 +1,35 @@
-"""Scoring of image files: every file once, unreadable ones named, and an interrupted start that can be resumed."""
+"""Scoring of image files: every file once, unreadable ones named, resumable; and thresholds chosen from examples."""
 
 import csv
 import itertools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from PIL import Image
 
 import main
 import mcl_tf
-from mcl_tf import file_scoring
+from mcl_tf import calibration, file_scoring
 from mcl_tf.errors import UsageError
+from mcl_tf.export.model_card import read_card
 from mcl_tf.file_scoring import COLUMNS, ScoreFile
 from tests.helpers import (
     CLASS_NAMES,
     ROOT,
     SCORE_TOLERANCE,
     Killed,
+    call_signature,
     encode,
     fail_at,
     mixed_images,
+    tinted_images,
     visible_names,
 )
 
@@ -165,12 +170,17 @@ def test_command_line_writes_the_rows_of_the_function_and_imports_nothing_that_t
 
 
 @pytest.fixture
-def refuse(monkeypatch, capfd):
-    """Function that runs main.py in this process, checks that it refuses its arguments, and returns the message."""
+def main_logging(monkeypatch):
+    """Restore what main.py sets on the library's logger."""
     logger = logging.getLogger("mcl_tf")
-    for name in ("handlers", "level", "propagate"):  # main.py sets them
+    for name in ("handlers", "level", "propagate"):
         value = getattr(logger, name)
         monkeypatch.setattr(logger, name, list(value) if name == "handlers" else value)
+
+
+@pytest.fixture
+def refuse(main_logging, capfd):
+    """Function that runs main.py in this process, checks that it refuses its arguments, and returns the message."""
 
     def call(*arguments):
         with flagsaver.flagsaver():
@@ -194,6 +204,126 @@ def refuse(monkeypatch, capfd):
 def test_refuses_bad_input_in_one_line(options, message, refuse, tiny_export, image_files):
     folders = (tiny_export / "saved_model", image_files[0])
     assert message.format(*folders) in refuse("--mode=score", *(option.format(*folders) for option in options))
+
+
+# Thresholds from examples
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """A folder with 6 red images, `normal`, 3 blue ones, `other`, and 5 green ones, `defect`, in a subfolder."""
+    for name, images in (
+        ("normal", tinted_images(12, 20, 18, 1)[0][::2]),
+        ("other", tinted_images(6, 20, 18, 2)[0][1::2]),
+        ("defect/deep er", mixed_images(15, 20, 18, 3)[2::3]),
+    ):
+        (tmp_path / "examples" / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            (tmp_path / "examples" / name / f"{index}.png").write_bytes(encode(image))
+    return tmp_path / "examples"
+
+
+@pytest.fixture
+def versions(tiny_export, tmp_path):
+    """A folder of versions that a test may add to."""
+    return shutil.copytree(tiny_export / "saved_model", tmp_path / "saved_model")
+
+
+def library_scores(detector, folder):
+    """Return {class: scores} of the library for the files of a folder of examples."""
+    return {
+        path.name: np.concatenate(
+            [detector.decision_function(np.asarray(Image.open(name))[None]) for name in sorted(path.rglob("*.png"))]
+        )
+        for path in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("normal", [["normal", "other"], ["normal"]])
+@pytest.mark.parametrize("target", ["f1", "youden", "fpr=0.2"])
+def test_chooses_the_threshold_of_the_library(target, normal, examples, versions, tiny_detector, library_log):
+    path = file_scoring.choose_threshold(versions, examples, normal, target, batch_size=4)
+    assert path == str(versions / "2")
+    scores = library_scores(tiny_detector, examples)
+    joined = np.concatenate([scores[name] for name in sorted(scores)])
+    is_anomaly = np.concatenate([np.full(len(scores[name]), name not in normal) for name in sorted(scores)])
+    expected = calibration.threshold_for(joined, is_anomaly, target)
+    card = read_card(path)["threshold"]
+    assert card["value"] == pytest.approx(expected, abs=SCORE_TOLERANCE)
+    counts = f"{np.sum(~is_anomaly)} normal images and {np.sum(is_anomaly)} anomalies"
+    assert card["set_by"] == f"the best {target} on {counts}"
+    assert (card["quantile"], card["promised_rate"], card["changed_from_version"]) == (None, None, 1)
+    found, flagged = 100 * np.mean(joined[is_anomaly] > expected), 100 * np.mean(joined[~is_anomaly] > expected)
+    message = f"finds {found:.1f} % of the anomalies and flags {flagged:.1f} % of the normal images ({counts}); {path}"
+    assert message in library_log.text
+    # The new version uses it.
+    image = np.asarray(Image.open(next((examples / "defect").rglob("*.png"))))[None]
+    answer = call_signature(path, "serving_default", image)
+    assert answer["is_anomaly"] == (answer["score"] > card["value"])
+
+
+def test_a_later_choice_starts_from_the_newest_version(examples, versions):
+    assert file_scoring.choose_threshold(versions, examples, ["normal"]) == str(versions / "2")
+    path = file_scoring.choose_threshold(versions, examples, ["normal"], "youden")
+    assert path == str(versions / "3")
+    assert read_card(path)["threshold"]["changed_from_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("normal", "target", "message"),
+    [
+        (["good"], "f1", "sub-folder per class, good among them. Received: {0} with defect, normal, other"),
+        (["normal", "good"], "f1", "normal, good among them"),
+        (["normal", "other", "defect"], "f1", "14 normal images and 0 anomalies"),
+        (["normal"], "f2", "target must be f1, youden or fpr=RATE with a rate from 0 to 1. Received: f2"),
+        (["normal"], "fpr=2", "Received: fpr=2"),
+    ],
+)
+def test_refuses_examples_that_give_no_threshold(normal, target, message, examples, versions):
+    with pytest.raises(UsageError) as error:
+        file_scoring.choose_threshold(versions, examples, normal, target)
+    assert message.format(examples) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert visible_names(versions) == ["1"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_refuses_examples_without_classes(name, versions, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=f"normal among them. Received: .*{name} with no sub-folders"):
+        file_scoring.choose_threshold(versions, tmp_path / name, ["normal"])
+
+
+def test_refuses_an_example_that_cannot_be_read(examples, versions):
+    """It might be the one that matters."""
+    for index in range(2):
+        (examples / "normal" / f"cut {index}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UsageError, match=r"cut 0.png is a PNG that cannot be decoded.* \(2 such files\)"):
+        file_scoring.choose_threshold(versions, examples, ["normal"])
+    assert visible_names(versions) == ["1"]
+
+
+def test_command_line_chooses_a_threshold(examples, versions, main_logging, capfd):
+    options = [f"--saved_model={versions}", f"--images={examples}", "--normal=normal,other", "--target=fpr=0.2"]
+    with flagsaver.flagsaver():
+        code = main.main(["main.py", "--mode=threshold", *options])
+    assert code == 0, capfd.readouterr().err
+    assert read_card(versions / "2")["threshold"]["set_by"] == "the best fpr=0.2 on 9 normal images and 5 anomalies"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--saved_model={0}", "--images={1}"), "needs --saved_model, --images and --normal. Received: no --normal"),
+        (("--images={1}", "--normal=normal"), "--mode=threshold needs --saved_model, --images. Received: no --saved"),
+        (("--saved_model={0}", "--normal=normal"), "Received: no --images"),
+        (("--saved_model=nowhere", "--images={1}", "--normal=normal"), "Received: nowhere"),
+        (("--saved_model={0}", "--images={1}", "--normal=good"), "good among them"),
+        (("--saved_model={0}", "--images={1}", "--normal=normal", "--target=f2"), "Received: f2"),
+    ],
+)
+def test_refuses_bad_examples_in_one_line(options, message, refuse, examples, versions):
+    assert message in refuse("--mode=threshold", *(option.format(versions, examples) for option in options))
 
 
 # The file of scores

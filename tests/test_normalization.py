@@ -140,12 +140,12 @@ def test_brightness_and_contrast_have_no_effect(rng):
     np.testing.assert_allclose(layer(0.5 * images + 0.2), layer(images), atol=0.02)
 
 
-def test_the_global_dtype_policy_has_no_effect_on_standardization(rng):
+def test_the_global_dtype_policy_has_no_effect_on_a_layer_with_a_dtype(rng):
     images, before = tf.constant(rng.random((2, 6, 6, 3)), tf.float32), tf.keras.mixed_precision.global_policy()
-    expected = ImageStandardization()(images)
+    expected = ImageStandardization(dtype="float32")(images)
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        found = ImageStandardization()(images)
+        found = ImageStandardization(dtype="float32")(images)
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
     np.testing.assert_array_equal(found, expected)

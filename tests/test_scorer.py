@@ -208,10 +208,16 @@ def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
     np.testing.assert_array_equal(units_of(scorer)["texture"], [0.0, 1.0])  # there is none
 
 
-def test_the_score_is_the_sum_of_distance_and_evidence_in_units():
+def image_score(parts, units):
+    """Return distance and half of the evidence, each in its units."""
+    scaled = {name: (parts[name] - units[name][0]) / units[name][1] for name in parts}
+    return scaled["distance"] + 0.5 * scaled["evidence"]
+
+
+def test_the_score_is_distance_and_half_of_the_evidence_in_units():
     scorer, images = fitted_scorer(), draw_images(9, seed=1)
     parts, units = parts_by_definition(scorer, images), units_of(scorer)
-    expected = sum((parts[name] - units[name][0]) / units[name][1] for name in parts)
+    expected = image_score(parts, units)
     # Units are of the order of 1; the evidence, a difference of squares, has the largest rounding.
     np.testing.assert_allclose(scorer.scores(images), expected, atol=1e-3)
     assert np.corrcoef(expected, parts["distance"])[0, 1] < 0.9999  # the evidence matters
@@ -335,7 +341,7 @@ def test_units_of_both_scores_are_those_of_the_held_out_images():
     texture = texture_distances(scorer, held_out).min(1)
     np.testing.assert_allclose(units["texture"], [texture.mean(), texture.std()], rtol=1e-3)
     parts = parts_by_definition(scorer, held_out)
-    image = sum((parts[name] - units[name][0]) / units[name][1] for name in parts)
+    image = image_score(parts, units)
     np.testing.assert_allclose(units["image"], [image.mean(), image.std()], rtol=1e-3, atol=1e-3)
 
 

@@ -55,7 +55,8 @@ def test_halves_the_bytes_and_hardly_changes_scores(exported, run_cpp):
     found, process = run_cpp(path, images)
     assert process.returncode == 0, process.stderr
     # float16 keeps eleven bits, 5e-4 of a weight; ten layers and the whitening turn it into some thousandths.
-    np.testing.assert_allclose(found["score"], detector.decision_function(images), rtol=2e-2)
+    # Scores near 0 change by thousandths of the spread over normal images, which is 1.
+    np.testing.assert_allclose(found["score"], detector.decision_function(images), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("embedding", ["encoder", "projection"])

@@ -259,10 +259,9 @@ def test_every_kind_of_score_is_that_of_the_library(batch, kind):
         assert np.ptp(outputs["score"]) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["paper", "frozen"], indirect=True)
 def test_the_exported_score_of_the_paper_combines_the_exported_distances(kind):
-    detector, path = kind
-    if detector.scorer_.is_scaled or detector.scorer_.network is None:
-        pytest.skip("this score has units, or no views")
+    _, path = kind
     images = BATCHES["larger"]
     distances = call_signature(path, "explain", images)["distances"]
     scores, _ = self_ensemble(distances, "weighted")
