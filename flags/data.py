@@ -12,7 +12,8 @@ define(
     labelled="Train with the labels of the normal classes; otherwise they count as one class.",
     anomaly_dataset="Another dataset, of any of these kinds, whose test split is added as anomalies.",
     image_size="Side in pixels that images are resized to; 0 keeps their own, limited to 16 to 224.",
-    detail_size="Side in pixels at which --score=local and both see images; 0 keeps their own, limited to 16 to 256.",
+    detail_size="Side in pixels, at least 16, at which --score=local and both see images; 0 keeps their own, limited "
+    "to 16 to 256.",
     calibration_fraction="Share of the normal training images that is held out to set the threshold; more, up to half, "
     "if the pass rate needs them.",
     seed="Seed of weights, order, augmentation, partners and the held-out share.",

@@ -119,7 +119,9 @@ class MaskedContrastiveModel(tf.keras.Model):
                 rotation_loss = self.rotation_loss(embeddings, rotations, replicas)
                 loss += self.loss_config.rotation_weight * rotation_loss
                 metrics["rotation"] = replicas.all_sum(rotation_loss)
-                metrics["loss"] += self.loss_config.rotation_weight * metrics["rotation"]
+                # Not with +: TensorFlow adds three scalars in an order that depends on the names of the operations.
+                weighted = self.loss_config.rotation_weight * metrics["rotation"]
+                metrics["loss"] = tf.reduce_sum(tf.stack([metrics["loss"], weighted]))
             loss = self.scaled(loss)
         weights = self.trainable_variables
         gradients = self.clip(tape.gradient(loss, weights), replicas)

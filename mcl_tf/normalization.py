@@ -26,6 +26,7 @@ class ImageStandardization(tf.keras.layers.Layer):
     """
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0, **kwargs):
+        kwargs["dtype"] = _float32_or_float64(kwargs.get("dtype"))
         super().__init__(**{**kwargs, "autocast": False})
         self.mean = mean
         self.deviation = deviation
@@ -59,7 +60,7 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
     """
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
-        kwargs["dtype"] = "float64" if kwargs.get("dtype") == "float64" else "float32"
+        kwargs["dtype"] = _float32_or_float64(kwargs.get("dtype"))
         super().__init__(momentum=momentum, epsilon=epsilon, **{**kwargs, "autocast": False})
 
     def add_weight(self, *args, **kwargs):
@@ -101,6 +102,11 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=training,
         )
+
+
+def _float32_or_float64(dtype) -> str:
+    """Return the dtype of a layer that neither mixed precision nor the global policy narrows."""
+    return "float64" if getattr(dtype, "name", dtype) == "float64" else "float32"
 
 
 def _global_moments(x, replicas):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.normalization import ImageStandardization
+from mcl_tf.utils import compat
 
 layers = tf.keras.layers
 
@@ -47,6 +48,8 @@ def build_application(
     """
     if image_size < MIN_SIZE:
         raise UsageError(f"{name} needs an image_size of at least {MIN_SIZE}. Received: {image_size}")
+    if name == "convnext_tiny" and not compat.KERAS_3:
+        raise UsageError("convnext_tiny needs Keras 3: that of Keras 2 ignores its preprocessing. Received: Keras 2")
     if weights not in ("", "imagenet") and not os.path.isfile(weights):
         raise UsageError(f"encoder_weights must be imagenet or a file. Received: {weights}, which does not exist")
     class_name, preprocessing = _APPLICATIONS[name]

@@ -28,7 +28,7 @@ import mcl_tf
 from mcl_tf import calibration
 from mcl_tf.detector import select_held_out
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.scorer import SelfEnsembleScorer
+from mcl_tf.scorer import EVIDENCE_WEIGHT, SelfEnsembleScorer
 from mcl_tf.training import callbacks
 from mcl_tf.utils import atomic
 from mcl_tf.utils.console import is_terminal
@@ -480,7 +480,8 @@ def test_rotation_evidence_is_added_in_units_of_normal_images(held_out_count):
 
     normal = parts(noise(COUNT)[held_out] if held_out_count >= 5 else fitted)
     center, spread = normal.mean(axis=1, keepdims=True), normal.std(axis=1, keepdims=True)
-    expected = ((parts(images) - center) / spread).sum(axis=0)
+    distance, evidence = (parts(images) - center) / spread
+    expected = distance + EVIDENCE_WEIGHT * evidence
     assert np.ptp(expected) > 1.0
     # The inverse of small variances magnifies the rounding of embeddings, and the evidence is a difference of squares.
     np.testing.assert_allclose(detector.decision_function(images), expected, rtol=5e-3, atol=5e-3 * np.ptp(expected))

@@ -12,6 +12,7 @@ from mcl_tf.config import Config, ModelConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.normalization import ImageStandardization, SynchronizedBatchNormalization
 from mcl_tf.training.trainer import build_model
+from mcl_tf.utils import compat
 from tests.helpers import tinted_images
 
 SIZE = 16
@@ -337,6 +338,12 @@ def test_weights_from_a_file_are_those_of_the_encoder(weights_file, application)
 def test_images_that_are_too_small_are_refused(size, name):
     with pytest.raises(UsageError, match=f"{name} needs an image_size of at least 32. Received: {size}"):
         pretrained.build_application(name, size, "")
+
+
+@pytest.mark.skipif(compat.KERAS_3, reason="Keras 3 prepares the images of ConvNeXt")
+def test_convnext_is_refused_where_keras_ignores_its_preprocessing():
+    with pytest.raises(UsageError, match="convnext_tiny needs Keras 3"):
+        pretrained.build_application("convnext_tiny", 32, "")
 
 
 def test_weights_that_are_no_file_are_refused():

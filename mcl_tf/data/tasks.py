@@ -55,7 +55,12 @@ def choose_sizes(config: DataConfig, score: str, shape) -> tuple[int, int]:
       config: `image_size` and `detail_size`; 0 for the longer side of the images within limits.
       score: "image", "local" or "both"; without a local score, images are stored with the side of the network's input.
       shape: (height, width, ...) of the images, None where unknown.
+
+    Raises:
+      UsageError: `detail_size` is too small for a texture.
     """
+    if 0 < config.detail_size < MIN_SIZE:
+        raise UsageError(f"detail_size must be 0 or at least {MIN_SIZE}. Received: {config.detail_size}")
     side = max(side or MAX_SIZE for side in shape[:2])
     network = config.image_size or int(np.clip(side, MIN_SIZE, MAX_SIZE))
     if score == "image":

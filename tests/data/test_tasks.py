@@ -102,6 +102,11 @@ def test_uses_the_configured_sizes_or_those_of_the_images_within_limits(configur
         assert choose_sizes(config, score, shape) == (size, detail)
 
 
+def test_a_texture_of_a_few_pixels_is_refused():
+    with pytest.raises(UsageError, match="detail_size must be 0 or at least 16. Received: 8"):
+        choose_sizes(DataConfig(detail_size=8), "local", (32, 32, 3))
+
+
 @pytest.mark.parametrize(("score", "stored"), [("image", 20), ("local", 40), ("both", 40)])
 def test_stores_images_at_the_size_that_the_score_needs(score, stored, tiny_dataset):
     config = DataConfig(dataset="tiny_images", normal=("0",), image_size=20, detail_size=40)
