@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# The networks of the table. `small` is the network of flags/presets/cpu.flags.
+# The networks of the table. `small` has width 2.
 CONFIGURATIONS = {
     "small": {"encoder": "small", "width": 2.0, "projection_hidden": 512, "batch_size": 32},
     "resnet18": {"encoder": "resnet18", "batch_size": 8},
