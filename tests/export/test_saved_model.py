@@ -223,7 +223,12 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+QUICK = ("both", "frozen")  # every kind takes some seconds to export; these have all parts
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in KINDS]
+)
 def kind(request, tmp_path_factory):
     """A detector of some kind and the folder of its SavedModel."""
 
