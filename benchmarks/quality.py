@@ -258,14 +258,15 @@ def table(rows: list[dict]) -> str:
             seconds = [row["seconds"] for row in found if row["method"] == "mcl"]
             seeds = sorted({row["seed"] for row in found if row["method"] == "mcl"})
             parts.append(f"## {dataset}, preset `{preset}`{' ' + options if options else ''}\n")
-            trained = (
-                f"Seeds {', '.join(map(str, seeds))}. Training took {min(seconds):.0f} to {max(seconds):.0f} s a class"
-            )
-            parts.append(
-                trained + ".\n" if max(seconds) else f"Seeds {', '.join(map(str, seeds))}. Nothing was trained.\n"
-            )
+            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_training_time(seconds)}\n")
             parts.append(_one_table(found))
     return "\n".join(parts)
+
+
+def _training_time(seconds) -> str:
+    if not max(seconds):
+        return "Nothing was trained."
+    return f"Training took {min(seconds):.0f} to {max(seconds):.0f} s per class."
 
 
 def _one_table(rows: list[dict]) -> str:

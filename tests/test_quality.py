@@ -44,7 +44,7 @@ def test_the_text_names_seeds_and_seconds():
     text = quality.table(ROWS)
     assert text.startswith("# What is found\n")
     assert "## cifar10, preset `quick`\n" in text
-    assert "Seeds 1, 2. Training took 30 to 50 s a class.\n" in text
+    assert "Seeds: 1, 2. Training took 30 to 50 s per class.\n" in text
 
 
 def test_presets_options_and_datasets_have_tables_of_their_own():
