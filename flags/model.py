@@ -5,9 +5,9 @@ from mcl_tf.config import LossConfig, ModelConfig
 
 define(
     ModelConfig,
-    encoder="Network that embeds an image. `small` is for CPUs. mobilenet_v3_small, efficientnetv2_b0, convnext_tiny "
-    "and, with --encoder_weights, resnet50 are those of keras.applications. A file holds a saved Keras model from "
-    "images [n, s, s, 3] in [0, 1] to one or several vectors.",
+    encoder="Network that embeds an image. `compact` and `small` are for CPUs. mobilenet_v3_small, efficientnetv2_b0, "
+    "convnext_tiny and, with --encoder_weights, resnet50 are those of keras.applications. A file holds a saved Keras "
+    "model from images [n, s, s, 3] in [0, 1] to one or several vectors.",
     encoder_weights="Initial weights of an encoder of keras.applications: `imagenet`, which Keras downloads, or a "
     "file. Random if empty.",
     freeze_encoder="Keep the encoder as it is and only fit the Gaussians: takes seconds, for pretrained encoders.",

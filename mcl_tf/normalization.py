@@ -37,8 +37,7 @@ class ImageStandardization(tf.keras.layers.Layer):
         center = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
         centred = images - center
         spread = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=[1, 2, 3], keepdims=True))
-        scale = tf.cast(self.deviation, images.dtype) / (spread + tf.cast(_CONTRAST_FLOOR, images.dtype))
-        return centred * scale + tf.cast(self.mean, images.dtype)
+        return centred * (self.deviation / (spread + _CONTRAST_FLOOR)) + self.mean
 
     def get_config(self):
         """Return the constructor arguments."""

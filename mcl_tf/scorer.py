@@ -109,10 +109,8 @@ class SelfEnsembleScorer(tf.keras.Model):
             return self.texture(views.prepare(images, self.image_size))[:, None]
         # Through the stored size, so that an image has the same embedding whatever way it comes.
         images = views.prepare(views.prepare(images, self.image_size), self.network_size)
-        length = tf.shape(images)[0]
-        # oneDNN's fused convolutions fail on an empty batch, so pad it with one image.
-        padding = tf.zeros([tf.cast(length == 0, tf.int32), *images.shape[1:]], tf.uint8)
-        inputs = views.to_float(views.self_ensemble_views(tf.concat([images, padding], 0), count))
+        images, length = views.without_empty_batch(images)
+        inputs = views.to_float(views.self_ensemble_views(images, count))
         embeddings = self.network(inputs, training=False)
         embeddings = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=-1)
         return tf.reshape(embeddings, [-1, count, self.network.output_shape[-1]])[:length]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf import views
 from mcl_tf.utils import compat
 
 PATCH = 7  # pixels
@@ -123,7 +124,7 @@ class TextureDescriptor(tf.keras.layers.Layer):
 
     def call(self, images):
         """Describe images uint8 [n, image_size, image_size, 3]; return float32 [n, dimension], standardized."""
-        images, count = _not_empty(images)
+        images, count = views.without_empty_batch(images)
         parts = [self._levels(self._scaled(images, 1))]
         for index in range(len(self.scales)):
             squares, places = self._squares_and_map(images, index)
@@ -140,7 +141,7 @@ class TextureDescriptor(tf.keras.layers.Layer):
         Returns:
           float32 [n, image_size, image_size], in standard deviations of the place; higher for more anomalous places.
         """
-        images, count = _not_empty(images)
+        images, count = views.without_empty_batch(images)
         places = self._squares_and_map(images, 0)[1]
         border = self.image_size - places.shape[1]
         padding = [border // 2, border - border // 2]
@@ -174,13 +175,6 @@ def is_grey(images) -> bool:
     """Return whether images uint8 [n, h, w, 3] have no colour beyond the traces that JPEG leaves."""
     sample = images[:: max(1, len(images) // 50)].astype(np.int16)
     return bool(np.abs(sample - sample.mean(-1, keepdims=True)).mean() <= 0.5)
-
-
-def _not_empty(images):
-    """Return images, at least one, and their number; oneDNN's convolutions of an empty batch have the wrong shape."""
-    count = tf.shape(images)[0]
-    padding = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
-    return tf.concat([images, padding], 0), count
 
 
 def _map_statistics(places):

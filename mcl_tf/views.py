@@ -38,6 +38,20 @@ def prepare(images, size: int):
     return tf.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
+def without_empty_batch(images):
+    """Pad an empty batch with one image, because oneDNN's convolutions fail on it or return a wrong shape.
+
+    Args:
+      images: uint8 [n, h, w, c].
+
+    Returns:
+      (uint8 [max(n, 1), h, w, c], int scalar n).
+    """
+    count = tf.shape(images)[0]
+    padding = tf.zeros([tf.cast(count == 0, tf.int32), *images.shape[1:]], images.dtype)
+    return tf.concat([images, padding], 0), count
+
+
 def _resize(images, size: int):
     return tf.saturate_cast(tf.round(tf.image.resize(images, (size, size), antialias=True)), tf.uint8)
 

@@ -98,7 +98,9 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
 
 
 def resize(images, size: int) -> np.ndarray:
-    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`."""
+    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`; without a copy if they fit."""
+    if images.shape[1:] == (size, size, 3):
+        return images
     parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
     return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
 

@@ -58,7 +58,7 @@ def write_archive(archive, path: str) -> None:
 
 
 def exclude_from_decay(optimizer, variables) -> None:
-    """Excludes variables from an optimizer's weight decay; the class of TensorFlow Addons goes by their names."""
+    """Exclude variables from an optimizer's weight decay; the class of TensorFlow Addons goes by their names."""
     if hasattr(optimizer, "exclude_from_weight_decay") and callable(optimizer.exclude_from_weight_decay):
         optimizer.exclude_from_weight_decay(var_list=variables)
     else:

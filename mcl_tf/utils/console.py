@@ -36,7 +36,7 @@ def print_line(text: str) -> None:
 
 
 def discard_output() -> None:
-    """Redirects standard output to the null device; the reader of the pipe has closed it."""
+    """Redirect standard output to the null device; the reader of the pipe has closed it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
