@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from benchmarks import subjects
 from benchmarks.measure import rate_row, time_sides
 
@@ -14,6 +16,7 @@ def rows(repeats: int = 7):
     import tensorflow as tf
     import threadpoolctl
 
+    from mcl_tf import fitting
     from mcl_tf.utils import parallel
 
     for name, (count, batch_size) in SIZES.items():
@@ -29,7 +32,7 @@ def rows(repeats: int = 7):
 
         sides = {
             "score": lambda detector=detector, images=images: detector.decision_function(images),
-            "fit": lambda scorer=detector.scorer_, images=images, labels=labels: scorer.fit_gaussians(images, labels),
+            "fit": functools.partial(fitting.fit_gaussians, detector.scorer_, images, labels),
             "bare": passes,
         }
         # After a fit the threads of NumPy spin for a while, at the cost of the side that follows.

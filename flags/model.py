@@ -9,7 +9,7 @@ define(
     "convnext_tiny and, with --encoder_weights, resnet50 are those of keras.applications. A file holds a saved Keras "
     "model from images [n, s, s, 3] in [0, 1] to one or several vectors.",
     encoder_weights="Initial weights of an encoder of keras.applications: `imagenet`, which Keras downloads, or a "
-    "file. Random if empty.",
+    "file. Random if empty. An encoder from a file has its own weights.",
     freeze_encoder="Keep the encoder as it is and only fit the Gaussians: takes seconds, for pretrained encoders.",
     standardize="Give every image the same mean and contrast before an encoder that is not pretrained.",
     width="Factor on the number of channels of every layer of the encoder.",

@@ -13,7 +13,8 @@ define(
     "projection.",
     evidence="Add the rotation evidence to the self-ensemble of distances; --noevidence gives the score of the paper.",
     score="What is scored: the image as a whole by the network, its texture at full detail (`local`, which trains no "
-    "network), or the sum of both, each in units of its spread over normal images.",
+    "network), or the sum of both, each in units of its spread over normal images. A pretrained encoder adds "
+    "the distances of its places to the local score.",
     shrinkage="Shrinkage of the covariances: automatic, a fixed intensity, or none.",
     pass_rate="Share of new normal images that the threshold passes; 0.95 needs at least 19 held-out images.",
     scoring_batch_size="Number of images scored at a time, each with all its views, in two halves.",

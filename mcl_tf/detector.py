@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mcl_tf import calibration, persistence
+from mcl_tf import calibration, fitting, persistence
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError
+from mcl_tf.networks import is_pretrained
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.texture import TextureDescriptor, is_grey
 from mcl_tf.training import restarts
@@ -137,9 +138,11 @@ class AnomalyDetector:
         texture = None
         if config.scoring.score != "image":
             texture = TextureDescriptor(images.shape[1], 1 if is_grey(normal) else 3)
-        scorer = make_scorer(model, config, len(class_names), texture)
-        scorer.fit_gaussians(normal, labels, visible)
-        scorer.fit_units(calibrating, normal)
+        # The places of an encoder that is trained on few images from scratch tell less than their texture.
+        with_patches = texture is not None and is_pretrained(config.model)
+        scorer = make_scorer(model, config, len(class_names), texture, with_patches)
+        fitting.fit_gaussians(scorer, normal, labels, visible)
+        fitting.fit_units(scorer, calibrating, normal)
         calibration_scores = scorer.scores(calibrating, visible)
         _check_spread(calibration_scores)
         scorer.threshold.assign(calibration.threshold_at(calibration_scores, config.scoring.pass_rate))
@@ -269,10 +272,10 @@ def select_held_out(labels, config: Config) -> np.ndarray:
 
 def _train(config: Config, images, labels, size: int, callbacks):
     """Return (model, configuration in force, number of restarts); the model is None for a local score alone."""
-    if config.scoring.score == "local":
-        return None, config, 0
     if config.model.freeze_encoder:
         return build_model(config, size), config, 0
+    if config.scoring.score == "local":
+        return None, config, 0
     try:
         model, count = restarts.train(
             config, arrays.resize(images, size), labels, config.run.run_dir or None, callbacks

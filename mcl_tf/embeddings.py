@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcl_tf.patches import PatchFeatures, middle_stages
+
 MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
 _EPSILON = 1e-6  # keeps the gradient and the value of a standard deviation finite
 
 
-def embedding_network(encoder, projection_head, kind: str) -> tf.keras.Model:
+def embedding_network(encoder, projection_head, kind: str, with_patches: bool = False) -> tf.keras.Model:
     """Return the network whose outputs the Gaussians are fitted to; it shares the encoder's weights.
 
     Args:
       encoder: functional Keras model [n, s, s, 3] -> [n, E].
       projection_head: Keras model [n, E] -> [n, D].
       kind: "stages", "encoder" or "projection". An encoder without feature maps has no stages; its output is used.
+      with_patches: whether to give the features of the places, too, see `PatchFeatures`; only for an encoder that has
+        feature maps of a suitable size.
 
     Returns:
-      A model float [n, s, s, 3] in [0, 1] -> float32 [n, D], not normalized as a whole.
+      A model float [n, s, s, 3] in [0, 1] -> float32 [n, D], not normalized as a whole, or a list of this and of the
+      features of the places float32 [n, h, w, d].
     """
+    maps = stage_maps(encoder)
+    middle = middle_stages(maps, encoder.input_shape[1]) if with_patches else []
     if kind == "projection":
-        return tf.keras.Model(encoder.inputs[0], projection_head(encoder.outputs[0]), name="embedding")
-    maps = stage_maps(encoder) if kind == "stages" else []
-    if not maps:
+        embedding = projection_head(encoder.outputs[0])
+    else:
+        embedding = _pooled(maps) if kind == "stages" and maps else encoder.outputs[0]
+    if middle:
+        embedding = [embedding, PatchFeatures(name="patch_features")(middle)]
+    elif embedding is encoder.outputs[0]:
         return encoder
+    return tf.keras.Model(encoder.inputs[0], embedding, name="embedding")
+
+
+def _pooled(maps):
+    """Return the joint statistics of symbolic feature maps."""
     channels = [int(m.shape[-1]) for m in maps]
     # Beyond the limit, wide stages give their means only.
     budget = MAX_DIMENSION - sum(channels)
@@ -36,8 +51,7 @@ def embedding_network(encoder, projection_head, kind: str) -> tf.keras.Model:
         with_deviation.append(width <= budget)
         budget -= width
     narrow = {width for width, fits in zip(sorted(channels), with_deviation, strict=True) if fits}
-    pooled = StageStatistics([width in narrow for width in channels], name="stage_statistics")(maps)
-    return tf.keras.Model(encoder.inputs[0], pooled, name="embedding")
+    return StageStatistics([width in narrow for width in channels], name="stage_statistics")(maps)
 
 
 def stage_maps(encoder) -> list:

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import evaluation
+from mcl_tf import evaluation, fitting
 from mcl_tf.config import Config
 from mcl_tf.data import arrays, folders
 from mcl_tf.data.tasks import Task, build_task
@@ -184,8 +184,8 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
             scorer = make_scorer(model, config.replace(score="image"), len(task.class_names))
             with model.averages.swapped_in() if model.averages else contextlib.nullcontext():
                 images = arrays.resize(task.train[trained], task.image_size)
-                scorer.fit_gaussians(images, labels[trained])
-                scorer.fit_units(images, images)
+                fitting.fit_gaussians(scorer, images, labels[trained])
+                fitting.fit_units(scorer, images, images)
                 metrics = score_test(scorer, monitored).metrics()
             return {name: part["auroc"] for name, part in metrics.items()}
 

@@ -32,7 +32,7 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
     """Build the encoder that the configuration names: one of ours, of `keras.applications`, or from a file.
 
     Args:
-      config: architecture, width and weights.
+      config: architecture, width and weights. An encoder from a file keeps its own.
       image_size: side of the images in pixels.
       seed: of the initial weights.
       dtype: dtype policy of the layers of our own encoders, e.g. "mixed_bfloat16".
@@ -46,7 +46,7 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
     """
     if config.encoder in ENCODERS and not config.encoder_weights:
         return _build_residual(config, image_size, seed, dtype)
-    if config.encoder_weights and config.encoder not in APPLICATIONS:
+    if config.encoder in ENCODERS and config.encoder not in APPLICATIONS:
         possible = ", ".join(APPLICATIONS)
         raise UsageError(f"encoder_weights needs one of the encoders {possible}. Received: {config.encoder}")
     if config.encoder in APPLICATIONS:
@@ -62,6 +62,11 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
     if trained:
         pretrained.freeze_batch_normalization(encoder)
     return encoder
+
+
+def is_pretrained(config: ModelConfig) -> bool:
+    """Return whether the encoder comes with weights that were trained elsewhere."""
+    return bool(config.encoder_weights) or config.encoder not in ENCODERS + APPLICATIONS
 
 
 def _build_residual(config: ModelConfig, image_size: int, seed: int, dtype) -> tf.keras.Model:

@@ -27,6 +27,7 @@ def save(detector, path) -> None:
         "image_size": scorer.network_size,
         "detail_size": scorer.image_size,
         "texture_channels": scorer.texture.channels if scorer.texture is not None else 0,
+        "patches": scorer.patches is not None,
         "class_names": detector.class_names_,
         "calibration_scores": [float(score) for score in detector.calibration_scores_],
         "restarts": detector.restarts_,
@@ -69,12 +70,12 @@ def load(kind: type, path):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"There is no detector as written by `save` in {path}: {error}") from None
     model = None
-    if config.scoring.score != "local":
+    if size:
         # An encoder from elsewhere lies in the folder, because its own file may be gone. All weights follow below.
         saved = {"encoder": str(path / ENCODER), "encoder_weights": ""} if (path / ENCODER).exists() else {}
         model = build_model(config.replace(**saved), size)
     texture = TextureDescriptor(detail_size, channels) if channels else None
-    scorer = make_scorer(model, config, len(names), texture)
+    scorer = make_scorer(model, config, len(names), texture, with_patches=contents.get("patches", False))
     try:
         with np.load(path / WEIGHTS, allow_pickle=False) as weights:
             scorer.set_state(dict(weights))

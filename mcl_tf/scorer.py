@@ -9,23 +9,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import threadpoolctl
 
-from mcl_tf import scoring, views
+from mcl_tf import scoring, units, views
 from mcl_tf.config import Config, ScoringConfig
 from mcl_tf.data import arrays
 from mcl_tf.embeddings import embedding_network
 from mcl_tf.gaussians import ClassConditionalGaussians
+from mcl_tf.patches import PatchGaussians
 from mcl_tf.texture import TextureDescriptor
 from mcl_tf.utils import compat, memory, parallel
 from mcl_tf.utils.console import tracked
 
 _SHARE = 0.5  # of the free memory that a batch may take
-_PARTS = ("distance", "evidence", "image", "texture")  # what is measured in units of its spread
-# Two networks had a mean AUROC of 80.4 on classes 0, 3, 5 and 8 of CIFAR-10 without evidence, 81.6 with this weight,
-# and 81.4 with 1.
-EVIDENCE_WEIGHT = 0.5
-_FEW = 5  # held-out images below which training images give the units
 
 
 class SelfEnsembleScorer(tf.keras.Model):
@@ -33,15 +28,16 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     The score of the image as a whole is the self-ensemble of its distances. With `evidence`, half of the rotation
     evidence is added, each in units of its spread over normal images. The local score is the distance of the texture
-    descriptor.
+    descriptor; a network that gives the features of places adds their largest distance, in units of its spread.
     Network, Gaussians, units and threshold are weights of the model, so that they are saved, loaded and exported
     together.
 
-    `embed`, `distances` and `score_batch` work on one batch, also in a graph; `fit_gaussians`, `fit_units`,
-    `evaluate_images` and `scores` loop over any number of images.
+    `embed`, `distances` and `score_batch` work on one batch, also in a graph; `evaluate_images` and `scores` loop over
+    any number of images. `mcl_tf.fitting` fits it to normal images.
 
     Args:
-      network: Keras model float [n, s, s, 3] in [0, 1] -> [n, D]; None for a local score alone.
+      network: Keras model float [n, s, s, 3] in [0, 1] -> [n, D], or a list of this and of the features of places
+        [n, h, w, d], see `embedding_network`; None for the score of the texture alone.
       config: views, method, evidence, score, shrinkage and batch size.
       num_classes: the number of classes C.
       knows_rotations: whether the network was trained on rotations. A network that was not has one Gaussian per class,
@@ -70,9 +66,13 @@ class SelfEnsembleScorer(tf.keras.Model):
         self.knows_rotations = knows_rotations
         self.evidence = config.evidence and knows_rotations and network is not None
         self.num_classes = num_classes
-        own = {"standardization": (len(_PARTS), 2), "threshold": ()}
+        self.patches: Any = None
+        if network is not None and len(network.outputs) > 1:
+            self.patches = PatchGaussians(*network.outputs[1].shape[2:])
+        self.part_names = units.names(self.patches is not None)
+        own = {"standardization": (len(self.part_names), 2), "threshold": ()}
         if network is not None:
-            rotations, dimension = views.ROTATIONS if knows_rotations else 1, network.output_shape[-1]
+            rotations, dimension = views.ROTATIONS if knows_rotations else 1, network.outputs[0].shape[-1]
             own["means"] = (rotations, num_classes, dimension)
             own["whitenings"] = (rotations, num_classes, dimension, dimension)
         if texture is not None:
@@ -93,7 +93,8 @@ class SelfEnsembleScorer(tf.keras.Model):
     @property
     def is_scaled(self) -> bool:
         """Whether the score is in units of its spread over normal images, and not a distance."""
-        return self.config.score == "both" or (self.config.score == "image" and self.evidence)
+        several = self.evidence if self.config.score == "image" else self.patches is not None
+        return self.config.score == "both" or several
 
     def embed(self, images, count: int):
         """Embed the views of one batch of images.
@@ -105,15 +106,24 @@ class SelfEnsembleScorer(tf.keras.Model):
         Returns:
           float32 [n, count, D], normalized. Without a network, the texture descriptors float32 [n, 1, D].
         """
+        return self.embed_views(images, count)[0]
+
+    def embed_views(self, images, count: int):
+        """Embed the views of one batch, see `embed`.
+
+        Returns:
+          The embeddings, and the features of the places float32 [n, count, h, w, d] or None.
+        """
         if self.network is None:
-            return self.texture(views.prepare(images, self.image_size))[:, None]
+            return self.texture(views.prepare(images, self.image_size))[:, None], None
         # Through the stored size, so that an image has the same embedding whatever way it comes.
         images = views.prepare(views.prepare(images, self.image_size), self.network_size)
         images, length = views.without_empty_batch(images)
         inputs = views.to_float(views.self_ensemble_views(images, count))
-        embeddings = self.network(inputs, training=False)
-        embeddings = tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=-1)
-        return tf.reshape(embeddings, [-1, count, self.network.output_shape[-1]])[:length]
+        outputs = tf.nest.flatten(self.network(inputs, training=False))
+        outputs = [tf.reshape(output, [-1, count, *output.shape[1:]])[:length] for output in outputs]
+        embeddings = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)
+        return embeddings, outputs[1] if self.patches is not None else None
 
     def distances(self, images):
         """Compute the distances of one batch of images.
@@ -136,22 +146,62 @@ class SelfEnsembleScorer(tf.keras.Model):
         gaussians = ClassConditionalGaussians(self.texture_means, self.texture_whitenings)
         return gaussians.distances(descriptors[:, None], [0])[:, 0]
 
-    def _parts(self, images):
-        """Compute the parts of a score for one batch: (distances [n, V, C], classes [n], {name of a part: [n]})."""
+    def upright(self, features, count: int):
+        """Return the features of the views that are not rotated, [n, v, h, w, d], and which of them are flipped."""
+        indices = [view for view, rotation in enumerate(views.view_rotations(count)) if rotation == 0]
+        return tf.gather(features, indices, axis=1), [views.view_flips(count)[view] for view in indices]
+
+    def _place_distances(self, features):
+        """Compute the map of distances float32 [n, h, w] from the features of all views."""
+        features, flips = self.upright(features, self.view_count)
+        return self.patches(features, flips=flips)
+
+    def heat_map(self, images):
+        """Show where images differ from normal ones; there must be a local score.
+
+        Args:
+          images: uint8 [n, h, w, c], of any size.
+
+        Returns:
+          float32 [n, image_size, image_size], in standard deviations of normal images; higher for more anomalous
+          places. With features of places, it is the mean of their map and of that of the texture.
+        """
+        images = views.prepare(images, self.image_size)
+        heat = self.texture.heat_map(images)
+        if self.patches is None:
+            return heat
+        places = self._place_distances(self.embed_views(images, self.view_count)[1])
+        center, spread = tf.unstack(tf.convert_to_tensor(self.standardization)[self.part_names.index("places")])
+        places = tf.image.resize((places[..., None] - center) / spread, heat.shape[1:3])
+        return 0.5 * (heat + places[..., 0])
+
+    def measure_parts(self, images):
+        """Compute the parts of a score for one batch.
+
+        Returns:
+          Distances float32 [n, V, C], nearest classes int32 [n], and {name: float32 [n]}, see `units.combine`; with
+          features of places, `places` float32 [n, h, w] is their map.
+        """
         parts = {}
         if self.texture is not None:
             by_class = self._texture_distances(images)
             parts["texture"], classes = tf.reduce_min(by_class, axis=1), tf.argmin(by_class, 1, output_type=tf.int32)
             distances = by_class[:, None]
+        if self.network is None:
+            return distances, classes, parts
+        gaussians = ClassConditionalGaussians(self.means, self.whitenings)
+        embeddings, features = self.embed_views(images, self.view_count)
         if self.evidence:
-            gaussians = ClassConditionalGaussians(self.means, self.whitenings)
-            to_all = gaussians.distances_to_all(self.embed(images, self.view_count))
+            to_all = gaussians.distances_to_all(embeddings)
             distances = tf.stack([to_all[:, view, turn] for view, turn in enumerate(self.rotations)], axis=1)
-            parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
+        else:
+            distances = gaussians.distances(embeddings, self.rotations)
+        parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
+        if self.evidence:
             parts["evidence"] = scoring.rotation_evidence(to_all, self.rotations, classes)
-        elif self.network is not None:
-            distances = self.distances(images)
-            parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
+        if features is not None:
+            parts["places"] = self._place_distances(features)
+            parts["patches"] = self.patches.score(parts["places"])
         return distances, classes, parts
 
     def score_batch(self, images):
@@ -164,75 +214,14 @@ class SelfEnsembleScorer(tf.keras.Model):
           A dictionary of `score` float32 [n], higher for more anomalous images; `nearest_class` int32 [n]; `distances`
           float32 [n, V, C], see `distances`.
         """
-        distances, classes, parts = self._parts(images)
-        if not self.is_scaled:
+        distances, classes, parts = self.measure_parts(images)
+        if self.is_scaled:
+            parts.pop("places", None)
+            measured = dict(zip(self.part_names, tf.unstack(tf.convert_to_tensor(self.standardization)), strict=True))
+            score = units.combine(parts, measured, self.config.score)
+        else:
             score = parts["texture" if self.config.score == "local" else "distance"]
-            return {"score": score, "nearest_class": classes, "distances": distances}
-        units = dict(zip(_PARTS, tf.unstack(tf.convert_to_tensor(self.standardization)), strict=True))
-        scaled = {name: (value - units[name][0]) / units[name][1] for name, value in parts.items()}
-        score = _image_score(scaled)
-        if self.config.score == "both":
-            score = (score - units["image"][0]) / units["image"][1] + scaled["texture"]
         return {"score": score, "nearest_class": classes, "distances": distances}
-
-    def fit_gaussians(self, images, labels, visible: bool = True) -> None:
-        """Fit the Gaussians, and those of the texture, to training images, batch by batch.
-
-        Args:
-          images: uint8 [n, s, s, 3], array at the stored size.
-          labels: int [n], 0 to C - 1.
-          visible: whether to show a progress bar on a terminal.
-
-        Raises:
-          UsageError: see `ClassConditionalGaussians.fit`.
-        """
-        settings: Any = {"num_classes": self.num_classes, "shrinkage": self.config.shrinkage}
-        if self.texture is not None:
-            descriptors = self.texture.fit(images)
-            batch = (descriptors, labels, np.zeros(len(images), int))
-            fitted = ClassConditionalGaussians.fit_batches([batch], num_rotations=1, **settings)
-            self.texture_means.assign(fitted.means)
-            self.texture_whitenings.assign(fitted.whitenings)
-        if self.network is None:
-            return
-        batches = self._embedded(images, labels, visible)
-        fitted = ClassConditionalGaussians.fit_batches(batches, num_rotations=self.means.shape[0], **settings)
-        self.means.assign(fitted.means)
-        self.whitenings.assign(fitted.whitenings)
-
-    def _embedded(self, images, labels, visible: bool):
-        """Yield (embeddings [m, D], labels [m], rotations [m]) of all views of the images, batch by batch."""
-        count = 8 if self.knows_rotations else 2
-        rotations = np.array(views.view_rotations(count))
-        embed = self._function("embed", lambda batch: self.embed(batch, count))
-        size = self._batch_size(count)
-        starts = range(0, len(images), size)
-        results = parallel.map_in_order(lambda start: embed(tf.constant(images[start : start + size])).numpy(), starts)
-        # NumPy's idle threads spin and would keep the cores from the network.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            for start, batch in zip(starts, tracked(results, "Fitting Gaussians", len(starts), visible), strict=True):
-                repeated = np.repeat(labels[start : start + size], count)
-                yield batch.reshape(-1, batch.shape[-1]), repeated, np.tile(rotations, len(batch))
-
-    def fit_units(self, held_out, images) -> None:
-        """Measure center and spread of the parts of a score, if it consists of several.
-
-        Args:
-          held_out: uint8 [m, s, s, 3], normal images that were not trained on.
-          images: uint8 [n, s, s, 3], training images; they are used if there are too few others.
-        """
-        if not self.is_scaled:
-            return
-        normal = held_out if len(held_out) >= _FEW else images[:200]
-        compute = self._function("parts", lambda batch: self._parts(batch)[2])
-        size = self._batch_size(self.view_count)
-        batches = (tf.constant(normal[start : start + size]) for start in range(0, len(normal), size))
-        results = [compute(batch) for batch in batches]
-        values = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
-        units = {name: _center_and_spread(value) for name, value in values.items()}
-        scaled = {name: (value - units[name][0]) / units[name][1] for name, value in values.items()}
-        units["image"] = _center_and_spread(_image_score(scaled))
-        self.standardization.assign([units.get(name, (0.0, 1.0)) for name in _PARTS])
 
     def evaluate_images(self, images, visible: bool = True) -> dict[str, np.ndarray]:
         """Score any number of images, batch by batch.
@@ -244,8 +233,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         Returns:
           {name: array}, see `score_batch`.
         """
-        compute = self._function("score_batch", self.score_batch)
-        batches = arrays.scoring_batches(images, self._batch_size(self.view_count), self.image_size)
+        compute = self.traced("score_batch", self.score_batch)
+        batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.image_size)
 
         def score(batch):
             return {name: value.numpy() for name, value in compute(batch).items()}
@@ -259,23 +248,28 @@ class SelfEnsembleScorer(tf.keras.Model):
         """Return the anomaly scores float32 [n] of any number of images, see `evaluate_images`."""
         return self.evaluate_images(images, visible)["score"]
 
-    def _batch_size(self, count: int) -> int:
+    def images_per_batch(self, count: int) -> int:
         """Return the number of images per thread with `count` views each; fewer than configured if memory is short."""
         free = memory.available()
         size = self.config.scoring_batch_size
         if free is not None and not tf.config.list_logical_devices("GPU"):
             per_image = 0 if self.network is None else count * memory.inference_bytes_per_view(self.network)
-            per_image += 0 if self.texture is None else self.texture.bytes_per_image
+            per_image += sum(part.bytes_per_image for part in (self.texture, self.patches) if part is not None)
             size = min(size, int(_SHARE * free / per_image))
         return parallel.per_thread(max(size, 1))
 
     def state(self) -> dict[str, Any]:
         """Return all weights by name; unlike Keras' weight files, both TensorFlow stacks read them."""
         state = {name: np.asarray(getattr(self, name)) for name in self._names}
-        for prefix, part in (("network", self.network), ("texture", self.texture)):
-            weights = part.get_weights() if part is not None else []
-            state.update({f"{prefix}/{index:04d}": weight for index, weight in enumerate(weights)})
+        for prefix, part in self._weighted.items():
+            state.update({f"{prefix}/{index:04d}": weight for index, weight in enumerate(part.get_weights())})
         return state
+
+    @property
+    def _weighted(self) -> dict[str, Any]:
+        """The parts that have weights of their own."""
+        parts = {"network": self.network, "texture": self.texture, "patches": self.patches}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def set_state(self, state) -> None:
         """Set all weights from the result of `state`.
@@ -287,43 +281,34 @@ class SelfEnsembleScorer(tf.keras.Model):
           ValueError: names or shapes differ; the message names the first difference.
         """
         if not self.is_scaled:  # detectors of the first development version have no units
-            state = {"standardization": np.zeros((len(_PARTS), 2), np.float32), **state}
+            state = {"standardization": np.zeros((len(self.part_names), 2), np.float32), **state}
         for name, mine in self.state().items():
             shape = np.shape(state[name]) if name in state else "nothing"
             if shape != mine.shape:
                 raise ValueError(f"{name} should have the shape {mine.shape}. Received: {shape}")
         for name in self._names:
             getattr(self, name).assign(state[name])
-        for prefix, part in (("network", self.network), ("texture", self.texture)):
-            if part is not None:
-                part.set_weights([state[name] for name in sorted(state) if name.startswith(f"{prefix}/")])
+        for prefix, part in self._weighted.items():
+            part.set_weights([state[name] for name in sorted(state) if name.startswith(f"{prefix}/")])
 
     def with_network(self, network) -> SelfEnsembleScorer:
         """Return a copy with the same Gaussians and threshold, and another network of the same shapes."""
         scorer = SelfEnsembleScorer(network, self.config, self.num_classes, self.knows_rotations, self.texture)
         for name in self._names:
             getattr(scorer, name).assign(getattr(self, name))
+        scorer.patches = self.patches
         return scorer
 
-    def _function(self, name, function):
-        """Return the function as a graph, which is traced once."""
+    def traced(self, name, function):
+        """Return a function of images as a graph, which is traced once per name."""
         if name not in self._functions:
             self._functions[name] = compat.graph(function, [None, self.image_size, self.image_size, 3])
         return self._functions[name]
 
 
-def _image_score(scaled):
-    """Return the score of the image as a whole from its scaled parts {name: [n]}."""
-    return scaled["distance"] + EVIDENCE_WEIGHT * scaled["evidence"] if "evidence" in scaled else scaled["distance"]
-
-
-def _center_and_spread(values) -> tuple[float, float]:
-    """Return mean and standard deviation, which stays finite if all values are equal."""
-    values = np.asarray(values, np.float64)
-    return values.mean(), max(values.std(), 1e-6 * max(np.abs(values).mean(), 1e-6))
-
-
-def make_scorer(model, config: Config, num_classes: int, texture: TextureDescriptor | None = None):
+def make_scorer(
+    model, config: Config, num_classes: int, texture: TextureDescriptor | None = None, with_patches: bool = False
+):
     """Create a scorer that shares the weights of a model in training.
 
     Args:
@@ -331,6 +316,7 @@ def make_scorer(model, config: Config, num_classes: int, texture: TextureDescrip
       config: the configuration.
       num_classes: the number of classes C.
       texture: the descriptor of the local score; None without one.
+      with_patches: whether the features of the encoder's places are part of the local score, if it has any.
 
     Returns:
       A `SelfEnsembleScorer`.
@@ -338,6 +324,6 @@ def make_scorer(model, config: Config, num_classes: int, texture: TextureDescrip
     network, encoder = None, None
     if model is not None:
         encoder = model.encoder
-        network = embedding_network(encoder, model.projection_head, config.scoring.embedding)
+        network = embedding_network(encoder, model.projection_head, config.scoring.embedding, with_patches)
     knows_rotations = not config.model.freeze_encoder
     return SelfEnsembleScorer(network, config.scoring, num_classes, knows_rotations, texture, encoder)

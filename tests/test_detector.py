@@ -25,11 +25,12 @@ from absl import flags as absl_flags
 
 import flags
 import mcl_tf
-from mcl_tf import calibration
+from mcl_tf import calibration, fitting
 from mcl_tf.detector import select_held_out
 from mcl_tf.model import MaskedContrastiveModel
-from mcl_tf.scorer import EVIDENCE_WEIGHT, SelfEnsembleScorer
+from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.training import callbacks
+from mcl_tf.units import EVIDENCE_WEIGHT
 from mcl_tf.utils import atomic
 from mcl_tf.utils.console import is_terminal
 
@@ -1059,7 +1060,7 @@ def test_a_failed_fit_leaves_no_fitted_detector(fitted, monkeypatch):
     def fail(*arguments):
         raise mcl_tf.UsageError("no Gaussians")
 
-    monkeypatch.setattr(SelfEnsembleScorer, "fit_gaussians", fail)
+    monkeypatch.setattr(fitting, "fit_gaussians", fail)
     with pytest.raises(mcl_tf.UsageError, match="no Gaussians"):
         detector.fit(noise(COUNT))
     for name in LEARNED:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from mcl_tf import experiment
+from mcl_tf import experiment, fitting
 from mcl_tf.config import Config
 from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector, make_scorer
@@ -178,8 +178,8 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
     scorer = make_scorer(build_model(CONFIG, 16), CONFIG, 1)
     held_out = experiment.select_held_out(task.train_labels, CONFIG)
     assert held_out.sum() == 10
-    scorer.fit_gaussians(task.train[~held_out], task.train_labels[~held_out])
-    scorer.fit_units(task.train[~held_out], task.train[~held_out])
+    fitting.fit_gaussians(scorer, task.train[~held_out], task.train_labels[~held_out])
+    fitting.fit_units(scorer, task.train[~held_out], task.train[~held_out])
     expected = experiment.score_test(scorer, task.test).metrics()
     assert found == {name: pytest.approx(part["auroc"]) for name, part in expected.items()}
 

@@ -272,6 +272,34 @@ def test_a_detector_with_a_loaded_encoder_needs_its_file_no_longer(save, tmp_pat
     np.testing.assert_array_equal(loaded.decision_function(images), detector.decision_function(images))
 
 
+@pytest.mark.parametrize("score", ["local", "both"])
+def test_the_places_of_a_frozen_encoder_are_part_of_the_local_score(score, save, tmp_path):
+    inputs = x = layers.Input((SIZE, SIZE, 3))
+    for width in (4, 6, 8):
+        x = layers.Conv2D(width, 3, 2, "same", activation="relu")(x)
+    path = save(tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
+    detector = fit(encoder=path, freeze_encoder=True, score=score, detail_size=2 * SIZE)
+    scorer, images = detector.scorer_, tinted_images(6, SIZE, SIZE, 1)[0]
+    assert scorer.patches.side == SIZE // 8
+    large = mcl_tf.views.prepare(images, 2 * SIZE)
+    parts = scorer.measure_parts(large)[2]
+    unit = dict(zip(scorer.part_names, scorer.standardization.numpy(), strict=True))
+    scaled = {name: (parts[name] - unit[name][0]) / unit[name][1] for name in ("texture", "patches", "distance")}
+    local = scaled["texture"] + scaled["patches"]
+    image = (scaled["distance"] - unit["image"][0]) / unit["image"][1]
+    expected = local if score == "local" else local + image
+    np.testing.assert_allclose(detector.decision_function(images), expected, rtol=1e-4, atol=1e-3)
+    detector.save(tmp_path / "detector")
+    loaded = mcl_tf.AnomalyDetector.load(tmp_path / "detector")
+    np.testing.assert_array_equal(loaded.decision_function(images), detector.decision_function(images))
+
+
+def test_an_encoder_that_is_trained_from_scratch_has_no_places():
+    scorer = fit(encoder="small", width=0.25, score="both", detail_size=32, max_steps=1).scorer_
+    assert scorer.texture is not None
+    assert scorer.patches is None
+
+
 # Encoders of keras.applications.
 
 APPLICATION = "mobilenet_v3_small"  # the smallest
@@ -374,10 +402,17 @@ def test_imagenet_without_a_network_is_refused_in_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("encoder", ["small", "mine.keras"])
-def test_weights_for_an_encoder_that_takes_none_are_refused(encoder):
-    with pytest.raises(UsageError, match=f"encoder_weights needs one of the encoders .* Received: {encoder}"):
-        networks.build_encoder(ModelConfig(encoder=encoder, encoder_weights="imagenet"), 32)
+def test_weights_for_an_encoder_that_takes_none_are_refused():
+    with pytest.raises(UsageError, match="encoder_weights needs one of the encoders .* Received: small"):
+        networks.build_encoder(ModelConfig(encoder="small", encoder_weights="imagenet"), 32)
+
+
+def test_an_encoder_from_a_file_keeps_its_own_weights(save):
+    """The preset `pretrained` asks for those of ImageNet, and a file may replace its encoder."""
+    path = save(sequential())
+    found = networks.build_encoder(ModelConfig(encoder=path, encoder_weights="imagenet"), SIZE)
+    for mine, theirs in zip(found.get_weights(), pretrained.load_encoder(path, SIZE).get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_resnet50_is_ours_without_weights():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import views
+from mcl_tf import fitting, views
 from mcl_tf.config import ScoringConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
@@ -45,8 +45,8 @@ def draw_images(count, seed=0, shape=(SIZE, SIZE, 3)):
 def fitted_scorer(num_classes=2, count=30, held_out=20, **options):
     scorer = make_scorer(num_classes, **options)
     images = draw_images(count, shape=(scorer.image_size, scorer.image_size, 3))
-    scorer.fit_gaussians(images, np.arange(count) % num_classes)
-    scorer.fit_units(draw_images(held_out, 7, images.shape[1:]), images)
+    fitting.fit_gaussians(scorer, images, np.arange(count) % num_classes)
+    fitting.fit_units(scorer, draw_images(held_out, 7, images.shape[1:]), images)
     return scorer
 
 
@@ -95,7 +95,7 @@ def test_gaussians_are_fitted_to_all_eight_views_in_batches(batch_size, shrinkag
     """With fewer views at test time, too."""
     images, labels = draw_images(31), np.arange(31) % 2
     scorer = make_scorer(2, views=1, shrinkage=shrinkage, scoring_batch_size=batch_size)
-    scorer.fit_gaussians(images, labels)
+    fitting.fit_gaussians(scorer, images, labels)
     embeddings = scorer.embed(images, 8).numpy().reshape(-1, DIMENSION)
     rotations = np.tile(views.view_rotations(8), 31)
     expected = ClassConditionalGaussians.fit(
@@ -111,7 +111,7 @@ def test_a_failed_fit_changes_no_gaussians():
     scorer = fitted_scorer()
     before = scorer.state()
     with pytest.raises(UsageError, match="at least two embeddings"):
-        scorer.fit_gaussians(draw_images(3), np.zeros(3, int))  # no image of class 1
+        fitting.fit_gaussians(scorer, draw_images(3), np.zeros(3, int))  # no image of class 1
     for name, values in scorer.state().items():
         np.testing.assert_array_equal(values, before[name])
 
@@ -169,8 +169,8 @@ def test_the_graph_is_traced_once():
     counts = []
     for seed in range(2):
         images = draw_images(8, seed)
-        scorer.fit_gaussians(images, np.zeros(8, int))
-        scorer.fit_units(images, images)
+        fitting.fit_gaussians(scorer, images, np.zeros(8, int))
+        fitting.fit_units(scorer, images, images)
         scorer.scores(images)
         counts.append(len(traces))
     assert counts[1] == counts[0] > 0
@@ -200,8 +200,8 @@ def units_of(scorer):
 def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
     scorer = make_scorer(2, method=method, views=views_)
     images, held_out = draw_images(30), draw_images(11, seed=5)
-    scorer.fit_gaussians(images, np.arange(30) % 2)
-    scorer.fit_units(held_out, images)
+    fitting.fit_gaussians(scorer, images, np.arange(30) % 2)
+    fitting.fit_units(scorer, held_out, images)
     for name, values in parts_by_definition(scorer, held_out).items():
         # Other kernels change the rounding of embeddings, which the inverse covariance magnifies.
         np.testing.assert_allclose(units_of(scorer)[name], [values.mean(), values.std()], rtol=1e-3)
@@ -226,8 +226,8 @@ def test_the_score_is_distance_and_half_of_the_evidence_in_units():
 def test_scores_of_the_held_out_images_have_the_mean_zero():
     scorer = make_scorer(1)
     images, held_out = draw_images(30), draw_images(20, seed=5)
-    scorer.fit_gaussians(images, np.zeros(30, int))
-    scorer.fit_units(held_out, images)
+    fitting.fit_gaussians(scorer, images, np.zeros(30, int))
+    fitting.fit_units(scorer, held_out, images)
     assert np.mean(scorer.scores(held_out)) == pytest.approx(0.0, abs=1e-3)
 
 
@@ -235,8 +235,8 @@ def test_scores_of_the_held_out_images_have_the_mean_zero():
 def test_training_images_give_the_units_if_there_are_too_few_others(held_out, count):
     """No more than the first 200 of them, which is enough for a mean and a spread."""
     scorer, images, others = make_scorer(1), draw_images(230), draw_images(held_out, seed=5)
-    scorer.fit_gaussians(images, np.zeros(230, int))
-    scorer.fit_units(others, images)
+    fitting.fit_gaussians(scorer, images, np.zeros(230, int))
+    fitting.fit_units(scorer, others, images)
     used = others if count == held_out else images[:count]
     distance = parts_by_definition(scorer, used)["distance"]
     np.testing.assert_allclose(units_of(scorer)["distance"], [distance.mean(), distance.std()], rtol=1e-3)
@@ -244,8 +244,8 @@ def test_training_images_give_the_units_if_there_are_too_few_others(held_out, co
 
 def test_equal_held_out_images_give_finite_scores():
     scorer, images = make_scorer(1), draw_images(30)
-    scorer.fit_gaussians(images, np.zeros(30, int))
-    scorer.fit_units(np.repeat(images[:1], 8, 0), images)
+    fitting.fit_gaussians(scorer, images, np.zeros(30, int))
+    fitting.fit_units(scorer, np.repeat(images[:1], 8, 0), images)
     assert (units_of(scorer)["distance"][1], units_of(scorer)["evidence"][1]) > (0.0, 0.0)
     assert np.isfinite(scorer.scores(images)).all()
 
@@ -262,7 +262,7 @@ def test_a_score_of_one_part_needs_no_units():
 def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_evidence(views_, count):
     images, labels = draw_images(31), np.arange(31) % 2
     scorer = make_scorer(2, knows_rotations=False, views=views_)
-    scorer.fit_gaussians(images, labels)
+    fitting.fit_gaussians(scorer, images, labels)
     assert (scorer.view_count, scorer.evidence, scorer.is_scaled) == (count, False, False)
     assert scorer.means.shape == (1, 2, DIMENSION)
     # The Gaussians are fitted to the upright image, plain and flipped.
@@ -320,7 +320,7 @@ def test_both_scores_grow_with_every_part(evidence, monkeypatch):
     scorer = texture_scorer("both", evidence=evidence)
     assert scorer.is_scaled
     images = draw_images(4, 1, (LARGE, LARGE, 3))
-    distances, classes, parts = scorer._parts(tf.constant(images))
+    distances, classes, parts = scorer.measure_parts(tf.constant(images))
     names = ["texture", "distance"] + ["evidence"] * evidence
     assert set(parts) == set(names)
     before = scorer.score_batch(images)["score"].numpy()
@@ -328,15 +328,15 @@ def test_both_scores_grow_with_every_part(evidence, monkeypatch):
     for name in names:
         # A part that is 1000 spreads larger dominates any combination.
         larger = {**parts, name: parts[name] + 1000.0 * units_of(scorer)[name][1]}
-        monkeypatch.setattr(scorer, "_parts", lambda images, larger=larger: (distances, classes, larger))
+        monkeypatch.setattr(scorer, "measure_parts", lambda images, larger=larger: (distances, classes, larger))
         assert (scorer.score_batch(images)["score"].numpy() > before + 1.0).all(), name
 
 
 def test_units_of_both_scores_are_those_of_the_held_out_images():
     scorer = make_scorer(1, texture=TextureDescriptor(LARGE, 3), score="both")
     images, held_out = draw_images(30, 0, (LARGE, LARGE, 3)), draw_images(12, 5, (LARGE, LARGE, 3))
-    scorer.fit_gaussians(images, np.zeros(30, int))
-    scorer.fit_units(held_out, images)
+    fitting.fit_gaussians(scorer, images, np.zeros(30, int))
+    fitting.fit_units(scorer, held_out, images)
     units = units_of(scorer)
     texture = texture_distances(scorer, held_out).min(1)
     np.testing.assert_allclose(units["texture"], [texture.mean(), texture.std()], rtol=1e-3)
@@ -369,7 +369,7 @@ def test_the_network_sees_images_by_way_of_the_stored_size():
 )
 def test_batches_are_smaller_if_memory_is_short(free, size, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: free)
-    assert make_scorer()._batch_size(8) == parallel.per_thread(size)
+    assert make_scorer().images_per_batch(8) == parallel.per_thread(size)
 
 
 def test_a_texture_takes_memory(monkeypatch):
@@ -377,7 +377,7 @@ def test_a_texture_takes_memory(monkeypatch):
     # All squared components of a patch around every pixel, twice, as float32.
     assert texture.bytes_per_image == 2 * 4 * LARGE**2 * (7 * 7 * 3)
     monkeypatch.setattr(memory, "available", lambda: 2 * 10 * texture.bytes_per_image)
-    assert make_scorer(texture=texture, network=False, score="local")._batch_size(1) == parallel.per_thread(10)
+    assert make_scorer(texture=texture, network=False, score="local").images_per_batch(1) == parallel.per_thread(10)
 
 
 def test_small_batches_give_the_same_scores(monkeypatch):
@@ -471,8 +471,8 @@ def test_the_global_dtype_policy_has_no_effect():
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         scorer = SelfEnsembleScorer(network, ScoringConfig(), 2)
-        scorer.fit_gaussians(draw_images(30), np.arange(30) % 2)
-        scorer.fit_units(draw_images(20, seed=7), draw_images(30))
+        fitting.fit_gaussians(scorer, draw_images(30), np.arange(30) % 2)
+        fitting.fit_units(scorer, draw_images(20, seed=7), draw_images(30))
         np.testing.assert_array_equal(scorer.scores(images), expected)
     finally:
         tf.keras.mixed_precision.set_global_policy(before)

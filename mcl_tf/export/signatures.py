@@ -92,7 +92,7 @@ class ServedScorer(tf.keras.Model):
             rotation: int32 [n, V], number of quarter turns counter-clockwise of every view;
             flipped: bool [n, V], whether the view was flipped left-right before it was turned;
             heat_map: float32 [n, s, s], where an image differs from normal ones, with a local score only, see
-              `TextureDescriptor.heat_map`.
+              `SelfEnsembleScorer.heat_map`.
         """
         distances = _finite("distances", self.scorer.distances(images))
         count = self.scorer.view_count
@@ -103,7 +103,7 @@ class ServedScorer(tf.keras.Model):
             "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
         }
         if self.scorer.texture is not None:
-            outputs["heat_map"] = self.scorer.texture.heat_map(views.prepare(images, self.scorer.image_size))
+            outputs["heat_map"] = self.scorer.heat_map(images)
         return outputs
 
 

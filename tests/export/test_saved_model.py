@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 import mcl_tf
-from mcl_tf import views
 from mcl_tf.calibration import threshold_at
 from mcl_tf.errors import UsageError
 from mcl_tf.export import saved_model as saved_model_module
@@ -220,6 +219,7 @@ KINDS = {
     "both": {"score": "both", "detail_size": 24},
     "both without evidence": {"score": "both", "detail_size": 24, "evidence": False},
     "frozen": {"freeze_encoder": True},
+    "frozen, both": {"freeze_encoder": True, "score": "both", "detail_size": 24},
 }
 
 
@@ -234,11 +234,12 @@ def kind(request, tmp_path_factory):
 
     def train_and_export(folder):
         options = {**DETECTOR_OPTIONS, **KINDS[request.param], "image_size": 16}
-        if request.param == "frozen":
+        if "freeze_encoder" in options:
             layers = tf.keras.layers
-            encoder = tf.keras.Sequential(
-                [layers.Input((16, 16, 3)), layers.Conv2D(6, 3, 2), layers.ReLU(), layers.GlobalAveragePooling2D()]
-            )
+            inputs = x = layers.Input((16, 16, 3))
+            for width in (4, 5, 6):  # the last map has 2 x 2 places
+                x = layers.Conv2D(width, 3, 2, "same", activation="relu")(x)
+            encoder = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
             rng = np.random.default_rng(0)
             encoder.set_weights([rng.normal(size=weight.shape) for weight in encoder.get_weights()])
             encoder.save(folder / "encoder.keras")
@@ -286,7 +287,7 @@ def test_explains_every_kind_of_score(count, kind):
     assert ("heat_map" in found) == (scorer.texture is not None)
     if scorer.texture is not None:
         assert found["heat_map"].shape == (count, 24, 24)
-        expected = scorer.texture.heat_map(views.prepare(images, 24))
+        expected = scorer.heat_map(images)
         np.testing.assert_allclose(found["heat_map"], expected, atol=1e-3)
 
 

@@ -1,0 +1,87 @@
+"""Fits a scorer to normal images: its Gaussians, and the units of the parts of its score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import threadpoolctl
+
+from mcl_tf import units, views
+from mcl_tf.gaussians import ClassConditionalGaussians
+from mcl_tf.patches import PatchMoments
+from mcl_tf.scorer import SelfEnsembleScorer
+from mcl_tf.utils import parallel
+from mcl_tf.utils.console import tracked
+
+_FEW = 5  # held-out images below which training images give the units
+
+
+def fit_gaussians(scorer: SelfEnsembleScorer, images, labels, visible: bool = True) -> None:
+    """Fit all Gaussians of a scorer, those of texture and places, too, to training images, batch by batch.
+
+    Args:
+      scorer: the scorer, whose weights change.
+      images: uint8 [n, s, s, 3], array at the stored size.
+      labels: int [n], 0 to C - 1.
+      visible: whether to show a progress bar on a terminal.
+
+    Raises:
+      UsageError: see `ClassConditionalGaussians.fit`.
+    """
+    settings: Any = {"num_classes": scorer.num_classes, "shrinkage": scorer.config.shrinkage}
+    if scorer.texture is not None:
+        batch = (scorer.texture.fit(images), labels, np.zeros(len(images), int))
+        fitted = ClassConditionalGaussians.fit_batches([batch], num_rotations=1, **settings)
+        scorer.texture_means.assign(fitted.means)
+        scorer.texture_whitenings.assign(fitted.whitenings)
+    if scorer.network is None:
+        return
+    moments = scorer.patches.moments() if scorer.patches is not None else None
+    batches = _embedded(scorer, images, labels, moments, visible)
+    fitted = ClassConditionalGaussians.fit_batches(batches, num_rotations=scorer.means.shape[0], **settings)
+    scorer.means.assign(fitted.means)
+    scorer.whitenings.assign(fitted.whitenings)
+    if moments is not None:
+        scorer.patches.fit(moments)
+
+
+def _embedded(scorer, images, labels, moments: PatchMoments | None, visible: bool):
+    """Yield (embeddings [m, D], labels [m], rotations [m]) of all views of the images, batch by batch.
+
+    The features of the places are added to `moments` on the way.
+    """
+    count = 8 if scorer.knows_rotations else 2
+    rotations = np.array(views.view_rotations(count))
+    embed = scorer.traced("embed", lambda batch: scorer.embed_views(batch, count))
+    size = scorer.images_per_batch(count)
+    starts = range(0, len(images), size)
+    results = parallel.map_in_order(lambda start: embed(tf.constant(images[start : start + size])), starts)
+    # NumPy's idle threads spin and would keep the cores from the network.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        shown = tracked(results, "Fitting Gaussians", len(starts), visible)
+        for start, (batch, features) in zip(starts, shown, strict=True):
+            if moments is not None:
+                moments.update(*scorer.upright(features, count))
+            repeated = np.repeat(labels[start : start + size], count)
+            yield batch.numpy().reshape(-1, batch.shape[-1]), repeated, np.tile(rotations, len(batch))
+
+
+def fit_units(scorer: SelfEnsembleScorer, held_out, images) -> None:
+    """Measure center and spread of the parts of a score, if it consists of several.
+
+    Args:
+      scorer: the scorer, whose weights change.
+      held_out: uint8 [m, s, s, 3], normal images that were not trained on.
+      images: uint8 [n, s, s, 3], training images; they are used if there are too few others.
+    """
+    if not scorer.is_scaled:
+        return
+    normal = held_out if len(held_out) >= _FEW else images[:200]
+    compute = scorer.traced("parts", lambda batch: scorer.measure_parts(batch)[2])
+    size = scorer.images_per_batch(scorer.view_count)
+    batches = (tf.constant(normal[start : start + size]) for start in range(0, len(normal), size))
+    results = [compute(batch) for batch in batches]
+    measured = units.measure({name: np.concatenate([result[name] for result in results]) for name in results[0]})
+    scorer.standardization.assign([measured.get(name, (0.0, 1.0)) for name in scorer.part_names])
