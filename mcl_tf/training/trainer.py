@@ -58,10 +58,7 @@ def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
 
 def resolve_loss(config: Config) -> LossConfig:
     """Return the loss configuration with `beta` set: 2 with labels, as published, else 1 / temperature."""
-    if config.loss.beta is not None:
-        return config.loss
-    beta = 2.0 if config.data.labelled else 1.0 / config.loss.temperature
-    return dataclasses.replace(config.loss, beta=beta)
+    return dataclasses.replace(config.loss, beta=config.in_force()["beta"])
 
 
 class Trainer:
