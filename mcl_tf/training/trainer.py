@@ -292,6 +292,8 @@ def _contents(model: MaskedContrastiveModel):
         parts["rotation_head"] = model.rotation_head
     if model.averages is not None:
         parts["averages"] = model.averages.values
+    if states := compat.generator_states(model.encoder):
+        parts["generators"] = states
     variables = {}
     for name, part in parts.items():
         own = part if isinstance(part, list) else part.variables
