@@ -23,6 +23,7 @@ except ImportError as error:
 from absl import flags as absl_flags
 
 from flags import MODULES, config_from_flags, refuse_file_flags, score_files_arguments, threshold_arguments
+from mcl_tf.run_record import holds_run, with_run_directory
 
 
 def main(arguments: list[str]) -> int:
@@ -68,6 +69,7 @@ def run(arguments: list[str]) -> int:
     else:
         config = config_from_flags()
         refuse_file_flags()
+        holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
         prepare_process()
         from mcl_tf import experiment
 

@@ -3,7 +3,8 @@
     python -m mcl_tf.beam --saved_model=DIR --input='shots/**.png' --output=PREFIX
 
 All other options are those of Beam: --runner, --direct_num_workers, ... The scores go to PREFIX-*.jsonl, in the format
-of `mcl_tf.score_files`; files that could not be scored go to PREFIX-unreadable-*.jsonl, with the reason.
+of `mcl_tf.score_files` without `image_state` and `model`; files that could not be scored go to
+PREFIX-unreadable-*.jsonl, with the reason.
 """
 
 from __future__ import annotations

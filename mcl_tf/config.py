@@ -17,6 +17,12 @@ SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, append
 ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
+# A training does not depend on these: options of the scoring that follow it, and names of the images, which are known
+# by their contents. `score` and `pass_rate` decide which images are trained on.
+_NOT_OF_TRAINING = (
+    *("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"),
+    *("dataset", "normal", "anomaly_dataset"),
+)
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
@@ -228,15 +234,41 @@ class Config:
             raise UsageError(f"This is not a configuration in JSON: {error}") from None
         return cls().replace(**flat)
 
-    def differences(self, other: Config) -> list[str]:
-        """Return the fields in which two configurations give other results, as "name: mine, not theirs"."""
-        mine, theirs = self.flat(), other.flat()
-        runtime = {f.name for group in (RunConfig, ServingConfig) for f in dataclasses.fields(group)}
+    def in_force(self) -> dict[str, Any]:
+        """Return all values by their flat names, with those that follow from others where none is given."""
+        values = self.flat()
+        values["learning_rate"] = peak_learning_rate(self.training)
+        if values["beta"] is None:
+            values["beta"] = 2.0 if self.data.labelled else 1.0 / self.loss.temperature
+        values["views"] = values["views"] or (2 if self.model.freeze_encoder else 8)
+        return values
+
+    def differences(self, other: Config, *, of_training: bool = False) -> list[str]:
+        """Return the fields in which two configurations give other results, as "name: mine, not theirs".
+
+        Args:
+          other: the other configuration.
+          of_training: whether to compare only what changes the weights of a training on the same images.
+        """
+        ignored = {f.name for group in (RunConfig, ServingConfig) for f in dataclasses.fields(group)}
+        ignored.update(_NOT_OF_TRAINING if of_training else ())
+        given, others = self.flat(), other.flat()
+        mine, theirs = self.in_force(), other.in_force()
+        # A value that follows from another option differs with that option, which is named alone.
         return [
-            f"{name}: {mine[name]!r}, not {theirs[name]!r}"
+            f"{name}: {_text_of(mine[name])}, not {_text_of(theirs[name])}"
             for name in mine
-            if mine[name] != theirs[name] and name not in runtime
+            if name not in ignored and given[name] != others[name] and mine[name] != theirs[name]
         ]
+
+
+def _text_of(value: Any) -> str:
+    return "none" if value is None else repr(value)
+
+
+def peak_learning_rate(config: TrainingConfig) -> float:
+    """Return the configured learning rate, or the optimizer's own, for 256 instances per step."""
+    return LEARNING_RATES[config.optimizer] if config.learning_rate is None else config.learning_rate
 
 
 def check(field: dataclasses.Field, value: Any) -> None:

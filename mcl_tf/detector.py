@@ -15,6 +15,7 @@ from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError
 from mcl_tf.networks import is_pretrained
+from mcl_tf.run_record import TrainingRecord
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.texture import TextureDescriptor, is_grey
 from mcl_tf.training import restarts
@@ -102,8 +103,9 @@ class AnomalyDetector:
         """Train on normal images, fit the Gaussians and set the threshold.
 
         A seeded share of the images is held out from training and sets the threshold: `calibration_fraction`, or as
-        many as `pass_rate` needs (19 for 0.95), but no more than half. With `run_dir`, checkpoints are kept there and
-        training resumes from the newest one.
+        many as `pass_rate` needs (19 for 0.95), but no more than half. With `run_dir`, checkpoints are kept there, and
+        training with the same options and images resumes from the newest one. Options that follow the training, such as
+        `views` and `method`, may differ.
 
         Args:
           images: normal images; they are held in memory, as uint8 at one size.
@@ -118,7 +120,8 @@ class AnomalyDetector:
           The detector.
 
         Raises:
-          UsageError: the images or labels are not usable, or training diverged or collapsed.
+          UsageError: the images or labels are not usable, `run_dir` holds another training, or training diverged or
+            collapsed.
           TrainingInterrupted: a signal stopped the training.
         """
         for name in _LEARNED:
@@ -130,11 +133,14 @@ class AnomalyDetector:
         class_names = _check_classes(labels, class_names)
         config = self.config.replace(labelled=len(class_names) > 1)
         held_out = select_held_out(labels, config)
-        normal, calibrating, labels = images[~held_out], images[held_out], labels[~held_out]
+        normal, calibrating, all_labels, labels = images[~held_out], images[held_out], labels, labels[~held_out]
 
         visible = bool(is_terminal() if verbose == "auto" else verbose)
         callbacks = [*callbacks, ProgressReport()] if visible else callbacks
-        model, config, restart_count = _train(config, normal, labels, network_size, callbacks)
+        record = None
+        if config.run.run_dir:
+            record = TrainingRecord.create(config, images, all_labels, held_out, network_size)
+        model, config, restart_count = _train(config, normal, labels, network_size, callbacks, record)
         texture = None
         if config.scoring.score != "image":
             texture = TextureDescriptor(images.shape[1], 1 if is_grey(normal) else 3)
@@ -270,7 +276,7 @@ def select_held_out(labels, config: Config) -> np.ndarray:
     return arrays.hold_out(labels, config.data, calibration.images_needed(config.scoring.pass_rate))
 
 
-def _train(config: Config, images, labels, size: int, callbacks):
+def _train(config: Config, images, labels, size: int, callbacks, record: TrainingRecord | None):
     """Return (model, configuration in force, number of restarts); the model is None for a local score alone."""
     if config.model.freeze_encoder:
         return build_model(config, size), config, 0
@@ -278,7 +284,7 @@ def _train(config: Config, images, labels, size: int, callbacks):
         return None, config, 0
     try:
         model, count = restarts.train(
-            config, arrays.resize(images, size), labels, config.run.run_dir or None, callbacks
+            config, arrays.resize(images, size), labels, config.run.run_dir or None, callbacks, record
         )
         return model, config, count
     except CollapseError as error:

@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from mcl_tf import evaluation, fitting
 from mcl_tf.config import Config
-from mcl_tf.data import arrays, folders
+from mcl_tf.data import arrays
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector, select_held_out
 from mcl_tf.errors import UsageError
+from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
@@ -70,6 +71,7 @@ def run(config: Config) -> dict:
       TrainingInterrupted: a signal, or the loss of another worker, stopped the training.
     """
     config = with_run_directory(config)
+    holds_run(config)  # other options are refused before the data are read
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
     task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score)
@@ -99,15 +101,6 @@ def run(config: Config) -> dict:
     return report
 
 
-def with_run_directory(config: Config) -> Config:
-    """Return the configuration with `run_dir` set."""
-    if config.run.run_dir:
-        return config
-    name = config.data.dataset
-    name = folders.folder_name(name) if folders.is_folder(name) else name
-    return config.replace(run_dir=f"runs/{name}-{'+'.join(config.data.normal)}")
-
-
 def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
     """Create the run directory with `config.json`, or checks that it holds a run of the same configuration.
 
@@ -122,23 +115,11 @@ def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
       UsageError: the directory cannot be created, or holds a run of another configuration.
     """
     directory = pathlib.Path(config.run.run_dir)
-    path = directory / "config.json"
-    if path.exists():
-        try:
-            differences = Config.from_json(path.read_text()).differences(config)
-        except UsageError as error:
-            raise UsageError(f"{path} cannot be read, choose another run_dir: {error}") from None
-        if differences:
-            raise UsageError(
-                f"{directory} holds a run with another configuration ({'; '.join(differences)}). "
-                "Choose another run_dir, or the same options to resume it"
-            )
-        return directory
-    if not write:
+    if holds_run(config) or not write:
         return directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(directory / CONFIG) as file:
             file.write(config.to_json())
     except OSError as error:
         raise UsageError(f"run_dir {directory} cannot be written: {error.strerror}") from None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import glob
-import json
 import logging
 import os
-import pathlib
 import stat
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,14 +18,11 @@ from mcl_tf.data import decoding
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
+from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
 from mcl_tf.utils import parallel
-from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import progress
 
-COLUMNS = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
 MAX_BYTES = 2**29  # per file; encoded images are smaller
-# File names need not be UTF-8.
-_TEXT: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 _logger = logging.getLogger(__name__)
 
 
@@ -44,23 +37,25 @@ def score_files(
       saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
       images: a folder, read at any depth, or a glob such as "shots/**/*.png".
       output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
-      resume: whether to keep the rows of an existing output and score the other files only.
+      resume: whether to keep the rows of an existing output and score the other files only. An image that has changed
+        since, by its size or the time of its modification, is scored again. Rows of files that are gone stay.
       batch_size: number of images scored at a time.
 
     Returns:
       The number of files that were scored.
 
     Raises:
-      UsageError: there is no model, no file or none that can be read, or the output exists and `resume` is off.
+      UsageError: there is no model, no file or none that can be read, or the output exists and `resume` is off or it
+        has scores of another model.
     """
     path = version_folders.find(saved_model)
     size = read_card(path)["image_size"]
     files = [name for name in find_files(images) if not _same_file(name, output)]
     if not files:
         raise UsageError(f"images must be a folder with files or a glob that matches some. Received: {images}")
-    score_file = ScoreFile(output, resume)
+    score_file = ScoreFile(output, model_of(path), resume)
     left = [name for name in files if name not in score_file.scored]
-    scorer = load_scorer(path)
+    scorer = load_scorer(path)  # before the output is created
     failed: list[tuple] = []
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
@@ -69,6 +64,8 @@ def score_files(
             score_file.write(rows)
             note = f"{len(failed)} unreadable" if failed else ""
             bar.update(task, advance=len(rows) + len(failures), note=note)
+    if resume:
+        score_file.sort(files)
     scored, kept = len(left) - len(failed), len(files) - len(left)
     _logger.info(
         "%d files were scored into %s, %d were scored before, %d are unreadable", scored, output, kept, len(failed)
@@ -168,7 +165,7 @@ def score_batch(scorer, images) -> dict[str, np.ndarray]:
 
 
 def make_rows(names, outputs) -> Iterator[dict]:
-    """Yield one row per file: a dictionary from `COLUMNS` to plain values.
+    """Yield one row per file: a dictionary from `SCORES` to plain values.
 
     Args:
       names: strings [n].
@@ -177,10 +174,10 @@ def make_rows(names, outputs) -> Iterator[dict]:
     Yields:
       The rows.
     """
-    columns = (outputs[name].tolist() for name in COLUMNS[1:])
+    columns = (outputs[name].tolist() for name in SCORES[1:])
     for name, score, is_anomaly, p_value, nearest_class, class_name in zip(names, *columns, strict=True):
         values = (str(name), score, is_anomaly, p_value, nearest_class, class_name.decode())
-        yield dict(zip(COLUMNS, values, strict=True))
+        yield dict(zip(SCORES, values, strict=True))
 
 
 def read_bytes(name) -> tuple[bytes, str]:
@@ -225,88 +222,17 @@ def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]
     decode = make_decoder(size)
 
     def read_and_score(batch):
+        states = dict(zip(batch, map(image_state, batch), strict=True))  # before the files are read
         contents, failures = zip(*map(read_bytes, batch), strict=True)
         images, reasons = decode(contents)
         reasons = np.array([failure or reason for failure, reason in zip(failures, reasons, strict=True)], object)
         batch, good = np.array(batch, object), reasons == ""
         rows = list(make_rows(batch[good], score_batch(scorer, images[good]))) if good.any() else []
+        rows = [{**row, "image_state": states[row["file"]]} for row in rows]
         return rows, list(zip(batch[~good], reasons[~good], strict=True))
 
     count = parallel.per_thread(batch_size)
     return parallel.map_in_order(read_and_score, (names[i : i + count] for i in range(0, len(names), count)))
-
-
-class ScoreFile:
-    """A file of scores: CSV, or JSON lines if its name ends in .jsonl. Every batch is flushed.
-
-    Args:
-      path: the file.
-      resume: whether to keep the complete rows of an existing file.
-
-    Attributes:
-      scored: the names of the files whose rows exist.
-
-    Raises:
-      UsageError: the file exists and `resume` is off, it is not a file of scores, or it cannot be written.
-    """
-
-    def __init__(self, path, resume: bool):
-        self.path = pathlib.Path(path)
-        self.json = self.path.suffix == ".jsonl"
-        exists = self.path.exists()
-        if exists and not resume:
-            raise UsageError(f"The output {path} exists. Resume to add to it, or choose another name")
-        try:
-            kept = list(self._read()) if exists else []
-            # Written again as a whole, because an interrupted start may have left half a row.
-            with atomic_file(self.path, **_TEXT) as self._file:
-                if not self.json:
-                    csv.writer(self._file, lineterminator="\n").writerow(COLUMNS)
-                self.write(kept)
-            self._file = open(self.path, "a", **_TEXT)  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise UsageError(f"The output {path} cannot be written: {error.strerror}") from None
-        self.scored = {row["file"] for row in kept}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
-
-    def write(self, rows) -> None:
-        """Append rows."""
-        if self.json:
-            self._file.writelines(json.dumps(row) + "\n" for row in rows)
-        else:
-            writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
-            numbers = ("score", "p_value")
-            # Nine significant digits identify a float32.
-            for row in rows:
-                text = {name: f"{float(row[name]):.9g}" for name in numbers}
-                writer.writerow({**row, **text, "is_anomaly": int(row["is_anomaly"])})
-        self._file.flush()
-
-    def _read(self):
-        """Yield the complete rows of an earlier start."""
-        with open(self.path, **_TEXT) as file:
-            text = file.read()
-        # File names may hold the other line boundaries of `splitlines`. The last part is empty or half a row.
-        lines = [line + "\n" for line in text.split("\n")[:-1]]
-        reader = csv.DictReader(lines)
-        if not self.json and text and lines and tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UsageError(f"{self.path} is not a file of scores, whose first line is {','.join(COLUMNS)}")
-        for row in map(_parse_json, lines) if self.json else reader:
-            if not (isinstance(row, dict) and set(row) == set(COLUMNS) and None not in row.values()):
-                raise UsageError(f"{self.path} has a row that is not a score. Received: {str(row)[:100]}")
-            yield row
-
-
-def _parse_json(line):
-    try:
-        return json.loads(line)
-    except ValueError:
-        return line.strip()
 
 
 def _same_file(name, output):

@@ -58,7 +58,7 @@ def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype=
             config.encoder, image_size, config.encoder_weights, seed=seed, standardize=standardize
         )
     else:
-        encoder, trained = pretrained.load_encoder(config.encoder, image_size), True
+        encoder, trained = pretrained.load_encoder(config.encoder, image_size, seed=seed), True
     if trained:
         pretrained.freeze_batch_normalization(encoder)
     return encoder

@@ -28,6 +28,7 @@ _MEAN, _DEVIATION = 0.45, 0.225  # of the grey levels of ImageNet, roughly
 MIN_SIZE = 32  # pixels; smaller images vanish in the network
 
 
+@compat.generators_kept()
 def build_application(
     name: str, image_size: int, weights: str, *, seed: int = 0, standardize: bool = False
 ) -> tf.keras.Model:
@@ -37,7 +38,7 @@ def build_application(
       name: one of `config.APPLICATIONS`.
       image_size: side of the images in pixels, at least 32.
       weights: "imagenet", a file of weights without the classifier, or "" for random weights.
-      seed: of random weights.
+      seed: of random weights, and of the layers that draw random numbers in training.
       standardize: whether every image gets the mean and contrast that photographs have, see `ImageStandardization`.
 
     Returns:
@@ -70,16 +71,19 @@ def build_application(
         ) from None
     if not weights:
         _initialize(model, seed)
+    compat.seed_layers(model, seed)
     return tf.keras.Model(inputs, model.outputs[0], name="encoder")
 
 
-def load_encoder(path: str, image_size: int) -> tf.keras.Model:
+@compat.generators_kept()
+def load_encoder(path: str, image_size: int, *, seed: int = 0) -> tf.keras.Model:
     """Load an encoder from a file.
 
     Args:
       path: a Keras model saved as FILE.keras, from images float [n, s, s, 3] in [0, 1] to a vector or several vectors,
         which are normalized and joined. Feature maps are averaged.
       image_size: side of the images in pixels.
+      seed: of the layers that draw random numbers in training.
 
     Returns:
       A model from images float [n, s, s, 3] in [0, 1] to embeddings float32 [n, D].
@@ -113,7 +117,9 @@ def load_encoder(path: str, image_size: int) -> tf.keras.Model:
     if len(vectors) > 1:
         vectors = [layers.Concatenate()([layers.UnitNormalization()(vector) for vector in vectors])]
     output = layers.Activation("linear", dtype="float32")(vectors[0])
-    return tf.keras.Model(inputs, output, name="encoder")
+    encoder = tf.keras.Model(inputs, output, name="encoder")
+    compat.seed_layers(encoder, seed)
+    return encoder
 
 
 def freeze_batch_normalization(encoder) -> None:

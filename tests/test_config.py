@@ -12,6 +12,8 @@ from mcl_tf.config import Config, DataConfig, RunConfig, ServingConfig, check
 from mcl_tf.errors import UsageError
 from mcl_tf.training.optimizers import peak_learning_rate
 
+NOT_OF_TRAINING = {"views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"}
+NOT_OF_TRAINING |= {"dataset", "normal", "anomaly_dataset"}
 RUNTIME = {field.name for group in (RunConfig, ServingConfig) for field in dataclasses.fields(group)}
 
 
@@ -228,11 +230,30 @@ def test_unknown_fields_are_refused(name):
 def test_differences_are_the_fields_that_change_results():
     for name in FIELDS:
         other = Config().replace(**{name: other_value(name)})
-        expected = [] if name in RUNTIME else [f"{name}: {FIELDS[name].default!r}, not {other_value(name)!r}"]
+        default = {"learning_rate": 0.3, "beta": 5.0, "views": 8}.get(name, FIELDS[name].default)  # those in force
+        expected = [] if name in RUNTIME else [f"{name}: {default!r}, not {other_value(name)!r}"]
         assert Config().differences(other) == expected
+        assert Config().differences(other, of_training=True) == ([] if name in NOT_OF_TRAINING else expected)
     assert Config().differences(Config()) == []
     both = Config().differences(Config().replace(epochs=3, seed=1, run_dir="there"))
     assert both == ["seed: 0, not 1", "epochs: 400, not 3"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        ({}, {"learning_rate": 0.3, "beta": 5.0, "views": 8}, []),
+        ({"labelled": True}, {"labelled": True, "beta": 2.0}, []),
+        ({"freeze_encoder": True}, {"freeze_encoder": True, "views": 2}, []),
+        # Of options that follow from each other, the one that was given is named.
+        ({}, {"optimizer": "adamw"}, ["optimizer: 'sgd', not 'adamw'"]),
+        ({}, {"temperature": 0.1}, ["temperature: 0.2, not 0.1"]),
+        ({"learning_rate": 0.1}, {}, ["learning_rate: 0.1, not 0.3"]),
+        ({}, {"shrinkage": None}, ["shrinkage: 'ledoit_wolf', not none"]),
+    ],
+)
+def test_differences_are_those_of_the_values_in_force(mine, theirs, expected):
+    assert Config().replace(**mine).differences(Config().replace(**theirs)) == expected
 
 
 # JSON.

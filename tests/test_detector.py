@@ -193,6 +193,20 @@ def test_a_finished_run_is_restored_without_training(trained, run_dir):
     np.testing.assert_allclose(again.calibration_scores_, trained.calibration_scores_, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("images", "options", "difference"),
+    [
+        (noise(COUNT, seed=1), {}, f"on other images: {COUNT} then and now, with other contents"),
+        (noise(COUNT)[:-1], {}, f"on other images: {COUNT} images then, {COUNT - 1} now"),
+        (noise(COUNT), {"learning_rate": 0.1}, "learning_rate: 0.3, not 0.1"),
+    ],
+    ids=["other images", "fewer images", "other options"],
+)
+def test_the_run_directory_of_another_training_is_refused(images, options, difference, trained, run_dir):
+    with pytest.raises(mcl_tf.UsageError, match=difference):
+        make_detector(epochs=1, run_dir=str(run_dir), **options).fit(images, callbacks=[NoTraining()])
+
+
 def test_fit_leaves_global_generators_and_policy_unchanged(observed):
     _, _, (before, after) = observed
     assert after == before

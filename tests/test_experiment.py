@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import pathlib
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from mcl_tf.errors import UsageError
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.trainer import build_model
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8, epochs=0, batch_size=8)
 
 
@@ -48,28 +46,6 @@ def scored(detector, task):
 
 
 # The run directory.
-
-
-@pytest.mark.parametrize(
-    ("dataset", "normal", "expected"),
-    [
-        ("cifar10", ("0", "1"), "runs/cifar10-0+1"),
-        ("mnist_corrupted/identity", ("0",), "runs/mnist_corrupted/identity-0"),
-        ("{here}/bottle/", ("good",), "runs/bottle-good"),
-        ("{here}/../{name}/bottle/.", ("good",), "runs/bottle-good"),
-        (".", ("good",), f"runs/{ROOT.name}-good"),
-    ],
-)
-def test_the_default_run_directory_has_the_name_of_the_dataset(dataset, normal, expected, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    (tmp_path / "bottle").mkdir()
-    dataset = dataset.format(here=tmp_path, name=tmp_path.name)
-    assert experiment.with_run_directory(Config().replace(dataset=dataset, normal=normal)).run.run_dir == expected
-
-
-def test_a_given_run_directory_is_kept():
-    config = CONFIG.replace(run_dir="there")
-    assert experiment.with_run_directory(config) is config
 
 
 def test_a_run_directory_is_claimed_by_its_configuration(tmp_path):

@@ -1,7 +1,6 @@
 """Scoring of image files: every file once, unreadable ones named, resumable; and thresholds chosen from examples."""
 
 import csv
-import itertools
 import json
 import logging
 import os
@@ -19,15 +18,13 @@ import mcl_tf
 from mcl_tf import calibration, file_scoring
 from mcl_tf.errors import UsageError
 from mcl_tf.export.model_card import read_card
-from mcl_tf.file_scoring import COLUMNS, ScoreFile
+from mcl_tf.score_file import COLUMNS, model_of
 from tests.helpers import (
     CLASS_NAMES,
     ROOT,
     SCORE_TOLERANCE,
-    Killed,
     call_signature,
     encode,
-    fail_at,
     mixed_images,
     tinted_images,
     visible_names,
@@ -139,6 +136,45 @@ def test_scores_names_that_are_not_utf8(score, image_files, tmp_path):
     output.parent.mkdir()
     score(output, images=str(tmp_path / "*.png"))
     assert b"\xff.png" in output.read_bytes()
+
+
+@pytest.mark.parametrize("name", FILE_NAMES)
+def test_scores_an_image_again_after_it_was_replaced(name, score, tiny_detector, tmp_path, library_log):
+    """And a new one; the rows stay in the order of the names."""
+    folder, images = tmp_path / "images", mixed_images(5, 12, 12, 0)
+    folder.mkdir()
+    for index in (0, 1, 3):
+        (folder / f"{index}.png").write_bytes(encode(images[index]))
+    assert score(tmp_path / name, images=folder) == 3
+    (folder / "1.png").write_bytes(encode(images[4]))
+    (folder / "2.png").write_bytes(encode(images[2]))
+    (folder / "3.png").unlink()
+    assert score(tmp_path / name, images=folder, resume=True) == 2
+    assert "2 files were scored into" in library_log.messages[-1]
+    rows = {row["file"]: float(row["score"]) for row in read_rows(tmp_path / name)}
+    assert list(rows) == [str(folder / f"{index}.png") for index in (3, 0, 1, 2)]  # the file that is gone comes first
+    expected = tiny_detector.decision_function(images[[3, 0, 4, 2]])
+    np.testing.assert_allclose(list(rows.values()), expected, rtol=0, atol=SCORE_TOLERANCE)
+
+
+def test_refuses_to_resume_the_scores_of_another_model(score, versions, tmp_path):
+    output = tmp_path / "scores.csv"
+    score(output)
+    before = output.read_bytes()
+    assert score(output, resume=True) == 0
+    other = mcl_tf.export.set_threshold(versions, value=1.0)
+    with pytest.raises(UsageError, match="has scores of another model") as error:
+        score(output, saved_model=other, resume=True)
+    assert "\n" not in str(error.value)
+    assert f"Received: {model_of(other)}, not {model_of(versions / '1')}" in str(error.value)
+    assert output.read_bytes() == before
+
+
+def test_creates_no_output_if_the_model_cannot_be_loaded(score, versions, tmp_path):
+    (versions / "1" / "saved_model.pb").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        score(tmp_path / "scores.csv", saved_model=versions)
+    assert not (tmp_path / "scores.csv").exists()
 
 
 def test_fails_if_no_file_can_be_read(score, image_files, tmp_path):
@@ -324,97 +360,6 @@ def test_command_line_chooses_a_threshold(examples, versions, main_logging, capf
 )
 def test_refuses_bad_examples_in_one_line(options, message, refuse, examples, versions):
     assert message in refuse("--mode=threshold", *(option.format(versions, examples) for option in options))
-
-
-# The file of scores
-
-
-def make_row(name, score=1.5):
-    values = (name, score, True, 0.25, 1, "a, b")
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-@pytest.mark.parametrize("file_name", FILE_NAMES)
-@pytest.mark.parametrize(
-    "name", ["a.png", 'a, "b".png', "ü.png", "\udcff.png", "a\nb.png", "a\u2028b.png", "a\x85b.png"]
-)
-def test_reads_back_the_names_of_an_earlier_start(name, file_name, tmp_path):
-    with ScoreFile(tmp_path / file_name, resume=False) as file:
-        file.write([make_row(name), make_row("last.png")])
-    written = (tmp_path / file_name).read_bytes()
-    with ScoreFile(tmp_path / file_name, resume=True) as file:
-        assert file.scored == {name, "last.png"}
-    assert (tmp_path / file_name).read_bytes() == written
-
-
-@pytest.mark.parametrize("file_name", FILE_NAMES)
-def test_reads_back_exact_scores(file_name, tmp_path, rng):
-    scores = rng.lognormal(0, 9, 50).astype(np.float32)
-    with ScoreFile(tmp_path / file_name, resume=False) as file:
-        file.write([make_row(f"{index}.png", float(score)) for index, score in enumerate(scores)])
-    found = [np.float32(row["score"]) for row in read_rows(tmp_path / file_name)]
-    np.testing.assert_array_equal(found, scores)
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=["error", "kill"])
-@pytest.mark.parametrize("file_name", FILE_NAMES)
-def test_keeps_the_old_file_whatever_step_fails(file_name, error, tmp_path, monkeypatch):
-    path = tmp_path / file_name
-    with ScoreFile(path, resume=False) as file:
-        file.write([make_row("a.png"), make_row("b.png")])
-    complete = path.read_bytes()
-    old = complete + complete.splitlines(keepends=True)[-1][:9]  # interrupted within its third row
-    found = []
-    for step in itertools.count():
-        path.write_bytes(old)
-        failure = None
-        with fail_at(monkeypatch, step, error) as fault:
-            try:
-                with ScoreFile(path, resume=True) as file:
-                    assert file.scored == {"a.png", "b.png"}
-            except UsageError as caught:
-                failure = str(caught)
-        if failure is not None:
-            assert "cannot be written: No space left on device" in failure
-        found.append(path.read_bytes())
-        assert visible_names(tmp_path) == [file_name]
-        if not fault.reached:
-            break
-    assert step > 3
-    # Until the new file is renamed, the old one stays as it was.
-    renamed = found.index(complete)
-    assert renamed > 1
-    assert found == [old] * renamed + [complete] * (len(found) - renamed)
-    assert not list(tmp_path.glob(".*")) or isinstance(error, Killed)
-
-
-@pytest.mark.parametrize(
-    ("file_name", "text"),
-    [
-        ("scores.csv", "file,score\na.png,1\n"),
-        ("scores.csv", ",".join(COLUMNS) + "\na.png,1\n"),
-        ("scores.csv", ",".join(COLUMNS) + "\na.png,1,1,1,0,c,more\n"),
-        ("scores.jsonl", "a.png\n"),
-        ("scores.jsonl", '{"file": "a.png"}\n'),
-        ("scores.jsonl", "[]\n"),
-    ],
-)
-def test_refuses_to_resume_what_is_not_a_file_of_scores(file_name, text, tmp_path):
-    (tmp_path / file_name).write_text(text)
-    with pytest.raises(UsageError, match="is not a file of scores|has a row that is not a score") as error:
-        ScoreFile(tmp_path / file_name, resume=True)
-    assert "\n" not in str(error.value)
-    assert (tmp_path / file_name).read_text() == text
-
-
-@pytest.mark.parametrize("file_name", FILE_NAMES)
-@pytest.mark.parametrize("text", ["", "fi"])
-def test_resumes_a_start_without_a_complete_row(file_name, text, tmp_path):
-    (tmp_path / file_name).write_text(text)
-    with ScoreFile(tmp_path / file_name, resume=True) as file:
-        assert file.scored == set()
-        file.write([make_row("a.png")])
-    assert [row["file"] for row in read_rows(tmp_path / file_name)] == ["a.png"]
 
 
 # Files and folders

@@ -13,6 +13,7 @@ import pytest
 from absl.testing import flagsaver
 from config_fields import FIELDS
 
+from mcl_tf.config import Config
 from mcl_tf.errors import TrainingInterrupted
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -244,6 +245,16 @@ def test_another_command_for_the_same_run_is_refused(finished, call_main, capfd)
     assert call_main(*command, "--epochs=3") == 2
     assert "epochs: 2, not 3" in only_line(capfd.readouterr().err)
     assert (directory / "metrics.json").read_text() == before
+
+
+def test_other_options_of_a_run_are_refused_before_tensorflow_is_imported(tmp_path):
+    (tmp_path / "config.json").write_text(Config().replace(seed=3).to_json())
+    options = [f"--run_dir={tmp_path}", "--seed=3", "--learning_rate=0.1"]
+    code = "import sys, main; code = main.main(sys.argv); assert 'tensorflow' not in sys.modules; sys.exit(code)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "(learning_rate: 0.3, not 0.1)" in refused(result)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Encoders from elsewhere: from files that the tests make, and of keras.applications with random weights."""
 
 import importlib
+import random
 
 import numpy as np
 import pytest
@@ -440,3 +441,32 @@ def test_a_detector_with_an_application_is_saved_and_loaded(tmp_path):
     detector.save(tmp_path / "detector")
     loaded = mcl_tf.AnomalyDetector.load(tmp_path / "detector")
     np.testing.assert_array_equal(loaded.decision_function(images), detector.decision_function(images))
+
+
+# Random numbers.
+
+
+def with_dropout():
+    inputs = layers.Input((SIZE, SIZE, 3))
+    dropped = layers.Dropout(0.5)(layers.Conv2D(4, 3, 4)(inputs))
+    return tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(dropped))
+
+
+@pytest.mark.parametrize("kind", ["file", "application"])
+def test_encoders_leave_the_callers_generators_as_they_are(kind, save):
+    path = save(with_dropout())
+    before = random.getstate(), repr(np.random.get_state())
+    if kind == "file":
+        pretrained.load_encoder(path, SIZE)
+    else:
+        pretrained.build_application("mobilenet_v3_small", 32, "")
+    assert (random.getstate(), repr(np.random.get_state())) == before
+
+
+def test_dropout_of_an_encoder_follows_from_the_seed(save):
+    path, images = save(with_dropout()), tf.ones((1, SIZE, SIZE, 3))
+    first, again, other = (
+        pretrained.load_encoder(path, SIZE, seed=seed)(images, training=True).numpy() for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(again, first)
+    assert not np.array_equal(other, first)

@@ -26,21 +26,6 @@ UNTUNED.autotune.enabled = False
 _LAYOUT = "a folder DIR with images in DIR/train/<class>/ and DIR/test/<class>/"
 
 
-def is_folder(name: str) -> bool:
-    """Return whether the name of a dataset means a folder; a bare name could also be one of TensorFlow Datasets."""
-    return looks_like_path(name) or (os.sep in name and os.path.isdir(name))
-
-
-def looks_like_path(name: str) -> bool:
-    """Return whether a name can only be a path."""
-    return name.startswith((".", "~", os.sep))
-
-
-def folder_name(name: str) -> str:
-    """Return the last part of a folder's path, for file names."""
-    return os.path.basename(os.path.realpath(os.path.expanduser(name))) or "folder"
-
-
 @contextlib.contextmanager
 def silent_decoders():
     """Context manager that discards standard error, where libjpeg reports every damaged file by itself."""

@@ -10,7 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.data import folders
+from mcl_tf.data import folders, paths
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
@@ -180,7 +180,7 @@ def load_source(name: str, data_dir: str = "", splits=folders.SPLITS) -> Source:
     """
     if name == "digits":
         return DigitsSource()
-    if folders.is_folder(name):
+    if paths.is_folder(name):
         return FolderSource(name, splits)
     builder = _find_builder(name, data_dir)
     return FolderSource(name, splits) if builder is None else TensorFlowDatasetsSource(name, builder, splits)

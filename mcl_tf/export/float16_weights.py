@@ -23,6 +23,7 @@ def with_float16_weights(network) -> tf.keras.Model:
             return layer
         return layer.__class__.from_config({**layer.get_config(), "dtype": compat.float16_weights_policy()})
 
-    copy = tf.keras.models.clone_model(network, clone_function=convert)
+    with compat.generators_kept():
+        copy = tf.keras.models.clone_model(network, clone_function=convert)
     copy.set_weights(network.get_weights())
     return copy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mcl_tf.config import LEARNING_RATES, TrainingConfig
+from mcl_tf.config import TrainingConfig, peak_learning_rate
 from mcl_tf.utils import compat
 from mcl_tf.views import ROTATIONS
 
@@ -72,11 +72,6 @@ class LARS(MomentumSGD):
     def get_config(self):
         """Return the constructor arguments."""
         return {**super().get_config(), "l2": self.l2, "trust_coefficient": self.trust_coefficient}
-
-
-def peak_learning_rate(config: TrainingConfig) -> float:
-    """Return the configured learning rate, or the optimizer's own, for 256 instances per step."""
-    return LEARNING_RATES[config.optimizer] if config.learning_rate is None else config.learning_rate
 
 
 def decays_gradients(name: str) -> bool:

@@ -7,16 +7,18 @@ import pathlib
 
 from mcl_tf.config import Config
 from mcl_tf.model import MaskedContrastiveModel
+from mcl_tf.run_record import FOLDERS, TrainingRecord
 from mcl_tf.training import optimizers
 from mcl_tf.training.callbacks import CollapseError, CollapseMonitor
 from mcl_tf.training.trainer import Trainer
 
-FOLDERS = ("checkpoints", "checkpoints-restart")  # of the first and the second start
 _GENTLER = 0.1  # factor on the learning rate of the second start
 _logger = logging.getLogger(__name__)
 
 
-def train(config: Config, images, labels, run_dir, callbacks=()) -> tuple[MaskedContrastiveModel, int]:
+def train(
+    config: Config, images, labels, run_dir, callbacks=(), record: TrainingRecord | None = None
+) -> tuple[MaskedContrastiveModel, int]:
     """Train a model; if it collapses, start again once, with gentler settings.
 
     Args:
@@ -25,15 +27,18 @@ def train(config: Config, images, labels, run_dir, callbacks=()) -> tuple[Masked
       labels: int32 [n].
       run_dir: where checkpoints are kept; None for no checkpoints.
       callbacks: Keras callbacks.
+      record: what the training is known by in the run directory.
 
     Returns:
       (model, number of restarts).
 
     Raises:
       CollapseError: both starts collapsed.
-      UsageError: training diverged.
+      UsageError: training diverged, or the run directory holds another training.
       TrainingInterrupted: a signal, or the loss of another worker, stopped the training.
     """
+    if record is not None:
+        record.check(run_dir)
     settings = (config, gentler(config))
     first = 0
     if run_dir is not None and (pathlib.Path(run_dir) / FOLDERS[1]).exists():
@@ -41,6 +46,8 @@ def train(config: Config, images, labels, run_dir, callbacks=()) -> tuple[Masked
     for restarts in range(first, len(settings)):
         folder = None if run_dir is None else pathlib.Path(run_dir) / FOLDERS[restarts]
         trainer = Trainer(settings[restarts], images, labels, folder)
+        if record is not None and trainer.is_chief:
+            record.write(run_dir)  # not before, because options that fail here have trained nothing
         try:
             return trainer.fit([*callbacks, CollapseMonitor()]), restarts
         except CollapseError as error:

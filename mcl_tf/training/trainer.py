@@ -58,10 +58,7 @@ def build_model(config: Config, image_size: int) -> MaskedContrastiveModel:
 
 def resolve_loss(config: Config) -> LossConfig:
     """Return the loss configuration with `beta` set: 2 with labels, as published, else 1 / temperature."""
-    if config.loss.beta is not None:
-        return config.loss
-    beta = 2.0 if config.data.labelled else 1.0 / config.loss.temperature
-    return dataclasses.replace(config.loss, beta=beta)
+    return dataclasses.replace(config.loss, beta=config.in_force()["beta"])
 
 
 class Trainer:
@@ -295,6 +292,8 @@ def _contents(model: MaskedContrastiveModel):
         parts["rotation_head"] = model.rotation_head
     if model.averages is not None:
         parts["averages"] = model.averages.values
+    if states := compat.generator_states(model.encoder):
+        parts["generators"] = states
     variables = {}
     for name, part in parts.items():
         own = part if isinstance(part, list) else part.variables

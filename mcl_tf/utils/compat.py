@@ -5,10 +5,15 @@ No other module asks for a version.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mcl_tf.errors import UsageError
@@ -17,6 +22,53 @@ from mcl_tf.version import check_tensorflow
 check_tensorflow(tf.__version__)  # again, for builds whose package has another name
 
 KERAS_3 = not keras.__version__.startswith("2.")
+_generators_lock = threading.RLock()  # or two threads would restore what the other has drawn
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Context manager, or decorator, that leaves the caller's random generators as they are.
+
+    A layer without a seed draws one from Python's generator, or with Keras 2 from that of `set_random_seed`.
+    """
+    with _generators_lock:
+        generators = [random, *([] if KERAS_3 else _keras_2_generators())]
+        before = [generator.getstate() for generator in generators]
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.setstate(state)
+
+
+def _keras_2_generators() -> list[Any]:
+    generator = getattr(keras.src.backend._SEED_GENERATOR, "generator", None)
+    return [] if generator is None else [generator]
+
+
+def seed_layers(model, seed: int) -> None:
+    """Seed the layers of a model that draw random numbers in training, such as dropout; they draw seeds of their own.
+
+    Args:
+      model: a Keras model.
+      seed: int.
+    """
+    seeds = np.random.default_rng([seed, *b"layers"])
+    for layer in model._flatten_layers():
+        if KERAS_3:
+            for generator in layer._seed_generators:
+                generator.state.assign([int(seeds.integers(2**31)), 0])
+        elif hasattr(layer, "_random_generator"):
+            # Its own generator draws from global state; this one has a variable, which is saved with the layer.
+            kind = keras.src.backend.RandomGenerator
+            layer._random_generator = kind(int(seeds.integers(2**31)), rng_type=kind.RNG_STATEFUL)
+            layer._random_generator._maybe_init()
+
+
+def generator_states(model) -> list[Any]:
+    """Return the variables of random layers that a checkpoint of the model lacks: Keras 3 leaves them out."""
+    layers = model._flatten_layers() if KERAS_3 else ()
+    return [generator.state.value for layer in layers for generator in layer._seed_generators]
 
 
 def update_arguments(gradient, variable, learning_rate) -> tuple:

@@ -122,17 +122,6 @@ def test_names_a_file_that_has_disappeared(folder_copy):
         folder.check([("test", [1])], unwatched)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("./set", True), ("~/set", True), ("/no/such/set", True), ("set", False), ("no/such", False), ("mnist", False)],
-)
-def test_recognizes_the_name_of_a_folder(name, expected, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "set" / "inner").mkdir(parents=True)
-    assert folders.is_folder(name) is expected
-    assert folders.is_folder("set/inner")
-
-
 def test_discards_what_decoders_write_to_standard_error(capfd):
     with folders.silent_decoders():
         os.write(2, b"Corrupt JPEG data")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 
 import numpy as np
@@ -53,6 +54,40 @@ def test_resume_is_exact(options, tmp_path, library_log):
     assert found.logs == expected.logs
     for a, b in zip(state_of(uninterrupted), state_of(resumed), strict=True):
         np.testing.assert_array_equal(b, a)
+
+
+@pytest.mark.slow
+def test_an_encoder_with_dropout_trains_and_resumes_exactly(tmp_path):
+    layers = tf.keras.layers
+    inputs = layers.Input((16, 16, 3))
+    dropped = layers.Dropout(0.5)(layers.Conv2D(4, 3, 4)(inputs))
+    tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(dropped)).save(tmp_path / "encoder.keras")
+    options = {"encoder": str(tmp_path / "encoder.keras"), "epochs": 1}
+    expected, again = make_trainer(**options), make_trainer(**options)
+    expected.fit()
+    again.fit()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, **options, checkpoint_minutes=1e-9).fit([InterruptAfter(3)])
+    resumed = make_trainer(tmp_path, **options)
+    resumed.fit()
+    for trainer in (again, resumed):
+        for a, b in zip(state_of(expected), state_of(trainer), strict=True):
+            np.testing.assert_array_equal(b, a)
+
+
+@pytest.mark.slow
+def test_two_trainings_at_once_are_those_of_each_alone():
+    alone, together = ([make_trainer(seed=seed, epochs=1) for seed in (1, 2)] for _ in range(2))
+    for trainer in alone:
+        trainer.fit()
+    threads = [threading.Thread(target=trainer.fit) for trainer in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for expected, found in zip(alone, together, strict=True):
+        for a, b in zip(state_of(expected), state_of(found), strict=True):
+            np.testing.assert_array_equal(b, a)
 
 
 @pytest.mark.slow

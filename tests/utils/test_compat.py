@@ -1,5 +1,7 @@
 """The differences between the two TensorFlow stacks, as far as no other test depends on them."""
 
+import random
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,3 +51,41 @@ def test_excluded_variables_do_not_decay(name):
     optimizer.apply_gradients([(tf.zeros_like(v), v) for v in (kernel, bias)])
     np.testing.assert_array_equal(bias, [1.0, 2.0])
     assert np.all(np.abs(kernel.numpy()) < [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_generators_are_kept(fails):
+    def next_weights():
+        return tf.keras.initializers.HeNormal()((2, 2)).numpy()  # without a seed of its own
+
+    tf.keras.utils.set_random_seed(3)
+    before, expected = random.getstate(), next_weights()
+    tf.keras.utils.set_random_seed(3)
+    try:
+        with compat.generators_kept():
+            random.random()
+            next_weights()
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert random.getstate() == before
+    np.testing.assert_array_equal(next_weights(), expected)
+
+
+def with_random_layers():
+    """A model with two layers that draw random numbers, one of them in a model within it."""
+    inner = tf.keras.Sequential([tf.keras.layers.Input((64,)), tf.keras.layers.Dropout(0.5)])
+    return tf.keras.Sequential([tf.keras.layers.Input((64,)), inner, tf.keras.layers.GaussianNoise(1.0)])
+
+
+def test_seeded_layers_draw_what_follows_from_the_seed():
+    def draws(seed):
+        model = with_random_layers()
+        compat.seed_layers(model, seed)
+        return [model(tf.ones((1, 64)), training=True).numpy() for _ in range(2)]
+
+    first, again, other = draws(1), draws(1), draws(2)
+    np.testing.assert_array_equal(again, first)
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[0], other[0])

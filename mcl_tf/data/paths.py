@@ -1,0 +1,20 @@
+"""Names of datasets that mean folders. Nothing here imports TensorFlow, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+
+
+def is_folder(name: str) -> bool:
+    """Return whether the name of a dataset means a folder; a bare name could also be one of TensorFlow Datasets."""
+    return looks_like_path(name) or (os.sep in name and os.path.isdir(name))
+
+
+def looks_like_path(name: str) -> bool:
+    """Return whether a name can only be a path."""
+    return name.startswith((".", "~", os.sep))
+
+
+def folder_name(name: str) -> str:
+    """Return the last part of a folder's path, for file names."""
+    return os.path.basename(os.path.realpath(os.path.expanduser(name))) or "folder"
