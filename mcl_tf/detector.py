@@ -23,7 +23,6 @@ from mcl_tf.training.callbacks import CollapseError, ProgressReport
 from mcl_tf.training.trainer import build_model
 from mcl_tf.utils.console import is_terminal
 
-_LEARNED = ("class_names_", "fitted_config_", "restarts_", "calibration_scores_", "scorer_")
 _logger = logging.getLogger(__name__)
 
 
@@ -124,7 +123,7 @@ class AnomalyDetector:
             collapsed.
           TrainingInterrupted: a signal stopped the training.
         """
-        for name in _LEARNED:
+        for name in persistence.LEARNED:
             self.__dict__.pop(name, None)
         images, labels, network_size = arrays.collect(images, labels, self.config.data, self.config.scoring.score)
         if all(np.array_equal(image, images[0]) for image in images[1:]):
@@ -204,7 +203,7 @@ class AnomalyDetector:
           path: the folder; an older detector is replaced.
 
         Raises:
-          UsageError: the folder holds other files, or cannot be written.
+          UsageError: the folder holds other files, is a mount point or the working directory, or cannot be written.
         """
         self._fitted()
         persistence.save(self, path)
@@ -214,7 +213,7 @@ class AnomalyDetector:
         """Load what `save` has written; no code from the folder is executed.
 
         Args:
-          path: the folder.
+          path: the folder, or a run directory, whose detector is loaded.
 
         Raises:
           UsageError: the folder holds no detector.
@@ -225,16 +224,17 @@ class AnomalyDetector:
         """Write a SavedModel for TensorFlow Serving; `mcl_tf.export.saved_model` describes its signatures.
 
         Args:
-          path: folder of the SavedModel; an older one is replaced.
-          new_version: whether `path` is a folder of versions, which gets a new one; the oldest ones beyond
-            `keep_versions` are removed.
+          path: folder of the SavedModel; an older one is replaced if it holds nothing but what was exported.
+          new_version: whether `path` is a folder of versions, which gets a new one; of those that were exported by this
+            library, the oldest ones beyond `keep_versions` are removed.
           metrics: the results on a test split, for the model card.
 
         Returns:
           The absolute path of the SavedModel.
 
         Raises:
-          UsageError: the path is a file or cannot be written.
+          UsageError: the path is a file, holds other files, is a mount point or the working directory, or cannot be
+            written.
         """
         from mcl_tf.export import float16_weights, model_card, saved_model, signatures
 
@@ -251,6 +251,13 @@ class AnomalyDetector:
             new_version=new_version,
             keep=config.keep_versions,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for `pickle`, `copy` and `joblib`: options, and the arrays that `save` writes."""
+        return persistence.to_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        persistence.from_state(self, state)
 
     def _fitted(self) -> SelfEnsembleScorer:
         if "scorer_" not in self.__dict__:

@@ -7,6 +7,7 @@ import csv
 import numpy as np
 from sklearn import metrics
 
+from mcl_tf.errors import printable
 from mcl_tf.utils.atomic import atomic_file
 
 REPORTED_TPR = 0.95
@@ -84,11 +85,20 @@ def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) 
       threshold: float, the score above which an image is an anomaly.
       examples: {title of a row: list of (image uint8 [s, s, 3], class name)}.
     """
-    from matplotlib.figure import Figure  # not pyplot, which keeps global state and may open windows
+    import matplotlib
 
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores)
+    # Names of classes and folders are text, neither mathematics nor LaTeX, whatever the user's settings are.
+    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}), atomic_file(path, "wb") as file:
+        _draw(title, is_anomaly, one_view, scores, threshold, examples).savefig(file, dpi=120)
+
+
+def _draw(title, is_anomaly, one_view, scores, threshold, examples):
+    """Return the figure of `plot_report`."""
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and may open windows
+
     figure = Figure(figsize=(10, 3.4 + 1.25 * len(examples)), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(printable(title))
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.2, 1.25 * len(examples)))[:, 0]
     left, right = top.subplots(1, 2)
     _plot_histogram(left, is_anomaly, scores, threshold)
@@ -100,8 +110,7 @@ def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) 
     right.set(xlabel="normal images flagged", ylabel="anomalies found", aspect="equal")
     right.legend(loc="lower right", frameon=False)
     _plot_examples(bottom, examples)
-    with atomic_file(path, "wb") as file:
-        figure.savefig(file, dpi=120)
+    return figure
 
 
 def _plot_histogram(axes, is_anomaly, scores, threshold) -> None:
@@ -125,4 +134,4 @@ def _plot_examples(figure, examples) -> None:
         for axis, (image, name) in zip(row, images, strict=False):
             axis.imshow(image, interpolation="nearest")
             options = {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 7}
-            axis.text(0.5, -0.04, name, parse_math=False, **options)
+            axis.text(0.5, -0.04, printable(name), **options)

@@ -12,12 +12,12 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import evaluation, fitting
+from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector, select_held_out
-from mcl_tf.errors import UsageError
+from mcl_tf.errors import UsageError, one_line
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
@@ -67,7 +67,7 @@ def run(config: Config) -> dict:
       The content of `metrics.json`; an empty dictionary on a worker that is not the chief.
 
     Raises:
-      UsageError: bad input; the message is one line.
+      UsageError: bad input, or a result that cannot be written; the message is one line.
       TrainingInterrupted: a signal, or the loss of another worker, stopped the training.
     """
     config = with_run_directory(config)
@@ -77,6 +77,7 @@ def run(config: Config) -> dict:
     task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score)
     directory = claim_directory(config, write=chief)
     if chief:
+        run_directory.try_targets(directory)
         describe(config, task)
     detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     labels = task.train_labels if config.data.labelled else None
@@ -85,20 +86,56 @@ def run(config: Config) -> dict:
     if not chief:
         _logger.info("Trained; the first worker scores and writes the results.")
         return {}
-    test_scores = score_test(detector.scorer_, task.test)
-    report = write_results(detector, task, test_scores, directory)
-    detector.save(directory / "detector")
-    saved_model = detector.export(directory / "saved_model", new_version=True, metrics=report)
+    return finish(detector, task, directory)
+
+
+def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> dict:
+    """Score the test split and write all results; return the content of `metrics.json`.
+
+    What a training has cost comes first, and a result that cannot be written does not keep the others from it.
+
+    Raises:
+      UsageError: names the results that could not be written.
+    """
+    failures: dict[str, str] = {}
+    with _collected(failures, run_directory.DETECTOR):
+        detector.save(directory / run_directory.DETECTOR)
+    try:
+        test_scores = score_test(detector.scorer_, task.test)
+    except tf.errors.OpError as error:  # a file was removed during the training, for example
+        raise UsageError(f"The test images can no longer be read, see {directory}: {one_line(error)}") from None
+    report = make_report(detector, task, test_scores)
+    with _collected(failures, run_directory.METRICS), atomic_file(directory / run_directory.METRICS) as file:
+        file.write(json.dumps(report, indent=2) + "\n")
+    saved_model = "no place"
+    with _collected(failures, run_directory.SAVED_MODEL):
+        saved_model = detector.export(directory / run_directory.SAVED_MODEL, new_version=True, metrics=report)
+    with _collected(failures, run_directory.SCORES):
+        columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
+        evaluation.write_scores(directory / run_directory.SCORES, *columns)
+    draw_report(detector, task, test_scores, directory / run_directory.PICTURE)
     _logger.info(
         "%s, normal class %s: AUROC %.4f with one view, %.4f with SEI (%d views); SavedModel in %s",
-        config.data.dataset,
+        detector.config.data.dataset,
         "+".join(task.class_names),
         report["one_view"]["auroc"],
         report["self_ensemble"]["auroc"],
         detector.scorer_.view_count,
         saved_model,
     )
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise UsageError(f"Some results could not be written to {directory}. Run it again to write them. {reasons}")
     return report
+
+
+@contextlib.contextmanager
+def _collected(failures: dict[str, str], name: str):
+    """Context manager that writes a result, and collects the error if it cannot be written."""
+    try:
+        yield
+    except (OSError, UsageError, tf.errors.OpError) as error:
+        failures[name] = one_line(error)
 
 
 def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
@@ -117,6 +154,7 @@ def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
     directory = pathlib.Path(config.run.run_dir)
     if holds_run(config) or not write:
         return directory
+    run_directory.refuse_foreign(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_file(directory / CONFIG) as file:
@@ -195,10 +233,10 @@ def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
     )
 
 
-def write_results(detector, task: Task, test_scores: TestScores, directory: pathlib.Path) -> dict:
-    """Write `metrics.json`, `scores.csv` and `report.png`; return the content of the first."""
+def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) -> dict:
+    """Return the content of `metrics.json`."""
     flagged = test_scores.scores > detector.threshold_
-    report = {
+    return {
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
@@ -217,25 +255,22 @@ def write_results(detector, task: Task, test_scores: TestScores, directory: path
             "test_anomalous": int(np.sum(test_scores.is_anomaly)),
         },
     }
-    evaluation.write_scores(
-        directory / "scores.csv",
-        test_scores.names,
-        test_scores.labels,
-        test_scores.is_anomaly,
-        test_scores.scores,
-    )
-    evaluation.plot_report(
-        directory / "report.png",
-        f"{report['dataset']}, normal: {', '.join(task.class_names)}",
-        test_scores.is_anomaly,
-        test_scores.one_view,
-        test_scores.scores,
-        detector.threshold_,
-        examples(task.test, test_scores),
-    )
-    with atomic_file(directory / "metrics.json") as file:
-        file.write(json.dumps(report, indent=2) + "\n")
-    return report
+
+
+def draw_report(detector: AnomalyDetector, task: Task, test_scores: TestScores, path: pathlib.Path) -> None:
+    """Draw `report.png`; log a warning if it cannot be drawn, because no result depends on it."""
+    try:
+        evaluation.plot_report(
+            path,
+            f"{detector.config.data.dataset}, normal: {', '.join(task.class_names)}",
+            test_scores.is_anomaly,
+            test_scores.one_view,
+            test_scores.scores,
+            detector.threshold_,
+            examples(task.test, test_scores),
+        )
+    except Exception as error:  # of matplotlib, its fonts or its settings
+        _logger.warning("%s could not be drawn: %s", path, one_line(error))
 
 
 def examples(test: tf.data.Dataset, test_scores: TestScores) -> dict:

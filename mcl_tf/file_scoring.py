@@ -18,6 +18,7 @@ from mcl_tf.data import decoding
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
+from mcl_tf.export.saved_model import check_version
 from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
 from mcl_tf.utils import parallel
 from mcl_tf.utils.console import progress
@@ -93,9 +94,10 @@ def choose_threshold(
       The absolute path of the new version.
 
     Raises:
-      UsageError: there is no model, a class is missing, or an example cannot be read.
+      UsageError: there is no model, a class is missing, an example cannot be read, or no version can be written.
     """
     path = version_folders.find(saved_model)
+    check_version(path)  # before the examples are scored
     classes = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
     missing = [name for name in normal if name not in classes]
     if not classes or missing:
@@ -106,6 +108,7 @@ def choose_threshold(
     files = {name: find_files(os.path.join(images, name)) for name in classes}
     names = [file for name in classes for file in files[name]]
     is_anomaly = np.array([name not in normal for name in classes for _ in files[name]])
+    calibration.threshold_for(is_anomaly, is_anomaly, target)  # a wrong target is refused before all images are scored
     batches = list(scored_batches(load_scorer(path), names, read_card(path)["image_size"], batch_size))
     failed = [failure for _, failures in batches for failure in failures]
     if failed:

@@ -2,6 +2,7 @@
 
 import csv
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -106,3 +107,19 @@ def test_plot_report_writes_a_png(tmp_path, rng, threshold, kind):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(content) > 10_000
+
+
+NAMES = ["$x$", "a $ b $ c", "$\\frac{$", "a_b^c\\", "\\$", "%&#{}", "two\nlines", "\udcff", ""]
+
+
+@pytest.mark.parametrize("tex", [False, True])
+def test_names_are_never_mathematics(tex, tmp_path, rng, monkeypatch):
+    """Whatever the settings of the user say."""
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", tex)
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    path, is_anomaly = tmp_path / "report.png", np.arange(40) % 4 == 0
+    examples = {"lowest scores": [(image, name) for name in NAMES]}
+    monkeypatch.setattr(evaluation, "_plot_histogram", lambda *args: None)  # takes the most time
+    evaluation.plot_report(path, " ".join(NAMES), is_anomaly, rng.normal(size=40), rng.normal(size=40), 0.5, examples)
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert matplotlib.rcParams["text.usetex"] == tex

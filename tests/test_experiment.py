@@ -1,6 +1,7 @@
 """The parts of the main job: run directory, test scores, callbacks and results. test_main.py runs the whole job."""
 
 import csv
+import dataclasses
 import json
 import logging
 
@@ -163,8 +164,33 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
 # Results.
 
 
-def test_write_results(scored, detector, task, tmp_path):
-    report = experiment.write_results(detector, task, scored, tmp_path)
+EVERYTHING = ["detector", "metrics.json", "report.png", "saved_model", "scores.csv"]
+
+
+@pytest.fixture
+def exports(detector, monkeypatch):
+    """The arguments of every export, which is not made, because it takes seconds."""
+    calls = []
+
+    def export(path, **options):
+        calls.append(options)
+        path.mkdir()
+        return str(path)
+
+    monkeypatch.setattr(detector, "export", export, raising=False)
+    return calls
+
+
+@pytest.fixture
+def quick(scored, monkeypatch):
+    """The test split is scored already, and the picture is empty."""
+    monkeypatch.setattr(experiment, "score_test", lambda scorer, test: scored)
+    monkeypatch.setattr(experiment.evaluation, "plot_report", lambda path, *rest: path.touch())
+
+
+def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
+    report = experiment.finish(detector, task, tmp_path)
+    assert exports == [{"new_version": True, "metrics": report}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     assert report["dataset"] == "digits"
     assert report["normal"] == ["bright"]
@@ -181,7 +207,63 @@ def test_write_results(scored, detector, task, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"test/{index}.png" for index in range(12)]
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.png", "scores.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
+
+
+@pytest.mark.parametrize("name", ["detector", "metrics.json", "saved_model", "scores.csv"])
+def test_a_result_that_cannot_be_written_does_not_keep_the_others_from_it(
+    name, quick, detector, task, exports, tmp_path
+):
+    if name == "detector":
+        (tmp_path / name).write_text("in its way")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match=f"Some results could not be written to {tmp_path}.*{name}: ") as error:
+        experiment.finish(detector, task, tmp_path)
+    assert "\n" not in str(error.value)
+    for other in {*EVERYTHING} - {name}:
+        assert (tmp_path / other).exists()
+        assert f"{other}: " not in str(error.value)
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    quick, detector, task, exports, tmp_path, monkeypatch, library_log
+):
+    def fail(*args):
+        raise ValueError("a font\nis missing")
+
+    monkeypatch.setattr(experiment.evaluation, "plot_report", fail)
+    report = experiment.finish(detector, task, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    assert f"{tmp_path / 'report.png'} could not be drawn: a font is missing" in library_log.messages
+
+
+def test_the_detector_is_there_if_the_test_images_are_gone(detector, task, exports, tmp_path):
+    def read():
+        yield from ()
+        raise OSError("gone")
+
+    gone = tf.data.Dataset.from_generator(read, output_signature=task.test.element_spec)
+    with pytest.raises(UsageError, match=f"The test images can no longer be read, see {tmp_path}: "):
+        experiment.finish(detector, dataclasses.replace(task, test=gone), tmp_path)
+    assert AnomalyDetector.load(tmp_path).threshold_ == detector.threshold_
+
+
+def test_targets_are_tried_before_the_training(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "build_task", lambda *args: task)
+    monkeypatch.setattr(AnomalyDetector, "fit", None)
+    config = CONFIG.replace(run_dir=str(tmp_path))
+    experiment.claim_directory(config)
+    (tmp_path / "scores.csv").mkdir()
+    with pytest.raises(UsageError, match="a file .*scores.csv. Received: a folder"):
+        experiment.run(config)
+
+
+def test_a_directory_with_files_of_the_same_names_is_not_claimed(tmp_path):
+    (tmp_path / "scores.csv").write_text("mine")
+    with pytest.raises(UsageError, match="holds no run, .* Received: scores.csv$"):
+        experiment.claim_directory(CONFIG.replace(run_dir=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
 def test_examples_have_their_images_and_labels(scored, task):

@@ -3,11 +3,16 @@
 tests/test_detector.py has the contents of the folder, interrupted saves, and damaged files.
 """
 
+import copy
 import json
+import os
+import pickle
 import shutil
 
+import joblib
 import numpy as np
 import pytest
+import sklearn.base
 import tensorflow as tf
 
 from mcl_tf import AnomalyDetector, persistence
@@ -240,3 +245,116 @@ def test_wrong_entries_are_refused_in_one_line(score, entries, saved_by_score, t
         AnomalyDetector.load(tmp_path / "detector")
     assert "\n" not in str(error.value)
     assert str(tmp_path / "detector") in str(error.value)
+
+
+# Folders that are not replaced. tests/test_detector.py has folders with other files.
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not JSON", json.dumps({"config": {}, "class_names": []})])
+def test_the_configuration_of_another_program_is_kept(text, saved_by_score, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=f"needs a folder of its own. {tmp_path} holds config.json$"):
+        AnomalyDetector.load(saved_by_score / "local").save(tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "encoder.keras"])
+def test_a_file_of_the_user_with_a_name_of_ours_is_kept(name, saved_by_score, tmp_path):
+    folder = shutil.copytree(saved_by_score / "local", tmp_path / "detector")
+    (folder / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"needs a folder of its own. {folder} holds {name}$"):
+        AnomalyDetector.load(saved_by_score / "image").save(folder)
+    assert (folder / name).read_text() == "mine"
+
+
+def test_a_detector_of_the_first_version_is_replaced(saved_by_score, tmp_path):
+    folder = shutil.copytree(saved_by_score / "image", tmp_path / "detector")
+    to_first_version(folder)
+    AnomalyDetector.load(saved_by_score / "local").save(folder)
+    assert AnomalyDetector.load(folder).fitted_config_.scoring.score == "local"
+
+
+def test_a_mount_point_and_the_working_directory_are_refused(saved_by_score, tmp_path, monkeypatch):
+    detector = AnomalyDetector.load(saved_by_score / "local")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"Received: {tmp_path}, the working directory"):
+        detector.save(".")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(UsageError, match=f"Received: {tmp_path}, which is a mount point"):
+        detector.save(tmp_path)
+
+
+# Run directories.
+
+
+def test_a_run_directory_gives_its_detector(saved_by_score, tmp_path):
+    (tmp_path / "config.json").write_text(Config().to_json())
+    with pytest.raises(UsageError, match="it is the directory of a run that has saved no detector yet$"):
+        AnomalyDetector.load(tmp_path)
+    shutil.copytree(saved_by_score / "local", tmp_path / "detector")
+    assert_same(AnomalyDetector.load(tmp_path), AnomalyDetector.load(saved_by_score / "local"), noise(4))
+
+
+# Copies.
+
+
+def through_joblib(detector, folder):
+    joblib.dump(detector, folder / "detector.joblib")
+    return joblib.load(folder / "detector.joblib")
+
+
+COPIES = {
+    "pickle": lambda detector, folder: pickle.loads(pickle.dumps(detector)),
+    "old pickle": lambda detector, folder: pickle.loads(pickle.dumps(detector, protocol=2)),
+    "deepcopy": lambda detector, folder: copy.deepcopy(detector),
+    "copy": lambda detector, folder: copy.copy(detector),
+    "joblib": through_joblib,
+}
+
+
+class Named(AnomalyDetector):
+    """A detector with an attribute of the user."""
+
+    name = ""
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_a_detector_of_its_own(kind, saved_by_score, tmp_path):
+    fitted = Named.load(saved_by_score / "both")
+    fitted.set_params(epochs=7).name = "mine"
+    found = COPIES[kind](fitted, tmp_path)
+    assert_same(found, fitted, noise(5, seed=1))
+    assert (type(found), found.name, found.config) == (Named, "mine", fitted.config)
+    threshold = fitted.threshold_
+    found.set_threshold(threshold + 1.0)
+    assert fitted.threshold_ == threshold
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_of_an_unfitted_detector_is_unfitted(kind, tmp_path):
+    found = COPIES[kind](AnomalyDetector(**OPTIONS), tmp_path)
+    assert found.config == Config().replace(**OPTIONS)
+    with pytest.raises(UsageError, match="call fit or load first"):
+        found.decision_function(noise(2))
+
+
+def test_a_pickle_brings_its_encoder(encoder_file, tmp_path):
+    path = shutil.copy(encoder_file, tmp_path / "mine.keras")
+    own = dict(encoder=str(path), freeze_encoder=True, image_size=16)
+    fitted = AnomalyDetector(**{**OPTIONS, **own}).fit(noise(24))
+    text = pickle.dumps(fitted)
+    path.unlink()
+    assert_same(pickle.loads(text), fitted, noise(5, seed=1))
+
+
+def test_scikit_learn_clones_the_options(saved_by_score):
+    found = sklearn.base.clone(AnomalyDetector.load(saved_by_score / "local"))
+    assert found.config == AnomalyDetector.load(saved_by_score / "local").config
+    assert "scorer_" not in vars(found)
+
+
+def test_a_folder_with_a_pickle_is_not_loaded(saved_by_score, tmp_path):
+    folder = shutil.copytree(saved_by_score / "image", tmp_path / "detector")
+    (folder / "weights.npz").write_bytes(pickle.dumps({"means": np.zeros(3)}))
+    with pytest.raises(UsageError, match="do not fit"):
+        AnomalyDetector.load(folder)

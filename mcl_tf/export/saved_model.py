@@ -43,17 +43,20 @@ def export_saved_model(
 
     Args:
       served: the model to export.
-      path: folder of the SavedModel; an older one is replaced. TensorFlow Serving needs a number as its name.
+      path: folder of the SavedModel; an older one is replaced if it holds nothing but what was exported. TensorFlow
+        Serving needs a number as its name.
       card: content of assets.extra/model_card.json; None for no card.
       batch_sizes: ints, the batch sizes of the warm-up requests.
       new_version: whether `path` is a folder of versions, which gets a new one.
-      keep: with `new_version`, the number of newest versions to keep; 0 for all.
+      keep: with `new_version`, the number of newest versions to keep; 0 for all. Only versions that were exported by
+        this library count and are removed.
 
     Returns:
       The absolute path of the SavedModel.
 
     Raises:
-      UsageError: the path is a file or cannot be written.
+      UsageError: the path is a file, holds other files, is a mount point or the working directory, or cannot be
+        written.
     """
     path = pathlib.Path(path).resolve()
 
@@ -110,8 +113,7 @@ def set_threshold(
     if value is not None and not math.isfinite(value):
         raise UsageError(f"value must be a finite number. Received: {value}")
     source = version_folders.find(saved_model_dir)
-    if not source.name.isdecimal():
-        raise UsageError(f"The name of a version must be a number, from which the next follows. Received: {source}")
+    check_version(source)
     card = read_card(source)
     tensors, keys = _read_variables(source)
     held_out = tensors[keys[CALIBRATION]]
@@ -135,6 +137,19 @@ def set_threshold(
         write_card(folder, card)
 
     return str(version_folders.add(source.parent, write, keep))
+
+
+def check_version(saved_model: pathlib.Path) -> None:
+    """Check that a version can be written beside a SavedModel.
+
+    Raises:
+      UsageError: its name is not a number, or nothing can be written there.
+    """
+    if not (saved_model.name.isascii() and saved_model.name.isdecimal()):
+        raise UsageError(
+            f"The name of a version must be a number, from which the next follows. Received: {saved_model}"
+        )
+    version_folders.check_target(saved_model.parent)
 
 
 def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:

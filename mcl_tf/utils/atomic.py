@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import os
 import pathlib
+import re
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 
+ABANDONED = 3600.0  # seconds without a change, after which a temporary folder without a lock has no writer
 _WORKING_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+# The ending is the mark of this library. ".old" is a folder that a replacement has renamed aside.
+_TEMPORARY, _ASIDE = ".mcl_tf.tmp", ".old.mcl_tf.tmp"
+_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}(\.old)?\.mcl_tf\.tmp")
 
 
 @contextlib.contextmanager
@@ -53,22 +61,37 @@ def atomic_folder(path) -> Iterator[pathlib.Path]:
       OSError: the folder cannot be written; an old folder stays as it was.
     """
     path = pathlib.Path(path)
-    temporary = temporary_path(path)
-    try:
-        temporary.mkdir()
+    with temporary_folder(path) as temporary:
         yield temporary
         sync_tree(temporary)
         replace_folder(temporary, path)
         sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Context manager that yields an empty hidden folder beside a path; what has its name at the end is removed.
+
+    A lock tells other processes that its writer is alive.
+
+    Raises:
+      OSError: the folder cannot be created.
+    """
+    temporary = temporary_path(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.mkdir()
+        handle = os.open(temporary, os.O_RDONLY)
+        stack.callback(os.close, handle)
+        _lock(handle)
+        yield temporary
 
 
 def replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename a folder; one that is at the target already gets the name of the source.
+    """Rename a folder; one that is at the target already gets the name of the source, or is removed.
 
     Linux exchanges the two names in one operation on most file systems. Elsewhere the old folder is renamed aside
-    first, and back if the second rename fails.
+    first, and back if the second rename fails. If the process ends between the two, `recovered` finds the old folder.
 
     Raises:
       OSError: the folder cannot be renamed; the target stays as it was.
@@ -76,7 +99,7 @@ def replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
     if not target.exists():
         os.rename(source, target)
     elif not _exchange(source, target):
-        aside = temporary_path(target)
+        aside = temporary_path(target, _ASIDE)
         try:
             os.rename(target, aside)
             os.rename(source, target)
@@ -84,7 +107,13 @@ def replace_folder(source: pathlib.Path, target: pathlib.Path) -> None:
             if not target.exists():
                 os.rename(aside, target)
             raise
-        os.rename(aside, source)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def recovered(path: pathlib.Path) -> pathlib.Path:
+    """Return a folder, or its old contents if a replacement ended between its two renames."""
+    aside = () if path.exists() else path.parent.glob(f".{glob.escape(path.name)}.*{_ASIDE}")
+    return next(iter(sorted(aside)), path)
 
 
 def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
@@ -95,15 +124,67 @@ def _exchange(first: pathlib.Path, second: pathlib.Path) -> bool:
     return rename(_WORKING_FOLDER, os.fsencode(first), _WORKING_FOLDER, os.fsencode(second), _EXCHANGE) == 0
 
 
-def temporary_path(path: pathlib.Path) -> pathlib.Path:
-    """Return an unused hidden name beside a path; it differs at every call."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+def temporary_path(path: pathlib.Path, ending: str = _TEMPORARY) -> pathlib.Path:
+    """Return an unused hidden name beside a path; it differs at every call, in every process."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{ending}")
 
 
-def remove_temporary(folder: pathlib.Path, name: str) -> None:
-    """Remove what interrupted writes of `folder/name`, a glob pattern, have left behind."""
-    for leftover in folder.glob(f".{name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def remove_temporary(folder: pathlib.Path, name: str = "*", age: float = 0.0) -> None:
+    """Remove the temporary folders that interrupted writes of `folder/name` have left behind.
+
+    A folder whose writer holds its lock stays, and so does an old folder whose replacement has not come into place.
+
+    Args:
+      folder: where they lie.
+      name: a glob pattern.
+      age: seconds since the last change of a folder; file systems without locks need some.
+    """
+    for leftover in folder.glob(f".{name}.*{_TEMPORARY}"):
+        parts = _NAME.fullmatch(leftover.name)
+        waits = parts is None or (parts[2] and not (folder / parts[1]).exists())
+        if not waits and _is_abandoned(leftover, age):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_abandoned(folder: pathlib.Path, age: float) -> bool:
+    """Return whether the writer of a temporary folder no longer exists."""
+    try:
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or time.time() - status.st_mtime < age:
+            return False
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            return _lock(handle)
+        finally:
+            os.close(handle)
+    except OSError:  # another process has removed it
+        return False
+
+
+def _lock(handle: int) -> bool:
+    """Lock a folder until its handle is closed; return False if another handle holds the lock."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # neither this system nor this file system has such locks
+        pass
+    return True
+
+
+def try_folder(folder: pathlib.Path) -> None:
+    """Create and remove a folder where `folder` is or, as long as it is missing, in the closest folder above it.
+
+    Raises:
+      OSError: nothing can be written there.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    trial = temporary_path(folder / "trial")
+    trial.mkdir()
+    trial.rmdir()
 
 
 def sync_tree(folder: pathlib.Path) -> None:

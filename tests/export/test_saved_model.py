@@ -1,5 +1,6 @@
 """The SavedModel: it scores like the library wherever it is loaded, is replaced atomically, and has a threshold."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -23,7 +24,9 @@ from tests.helpers import (
     CLASS_NAMES,
     DETECTOR_OPTIONS,
     SCORE_TOLERANCE,
+    Killed,
     call_signature,
+    fail_at,
     make_once,
     mixed_images,
     read_files,
@@ -306,16 +309,56 @@ def test_another_threshold_for_every_kind_of_score(kind, tmp_path):
 # Atomic writes
 
 
-def test_export_replaces_a_model_and_everything_beside_it(tiny_detector, tmp_path, expected):
+def test_export_replaces_a_model(tiny_detector, empty_served, tmp_path, expected, monkeypatch):
+    with monkeypatch.context():
+        export_saved_model(empty_served, tmp_path / "1", card={"name": "old"})
     old = tmp_path / "1"
-    (old / "variables").mkdir(parents=True)
-    (old / "saved_model.pb").write_bytes(b"not a model")
-    (old / "variables" / "left_over").write_text("of the old model")
-    assert tiny_detector.export(old) == str(old)
+    monkeypatch.undo()
+    (tmp_path / "link").symlink_to("1")
+    assert tiny_detector.export(tmp_path / "link") == str(old)
     assert_same_answers(call_signature(old, "serving_default", BATCHES["three"]), expected["three"])
-    assert not (old / "variables" / "left_over").exists()
     # TensorFlow Serving watches this folder: nothing but the version may lie in it.
-    assert os.listdir(tmp_path) == ["1"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("path", [".", "letters", "letters/sub", "letters/a.txt", "link", "models", "/"])
+def test_export_refuses_a_place_with_other_files(path, empty_served, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letters" / "sub").mkdir(parents=True)
+    for name in ("a.txt", "sub/b.txt"):
+        (tmp_path / "letters" / name).write_text("mine")
+    (tmp_path / "link").symlink_to("letters")
+    assert export_saved_model(empty_served, "models", new_version=True) == str(tmp_path / "models" / "1")
+    before = read_files(tmp_path)
+    with pytest.raises(UsageError, match="needs a folder of its own|is a folder") as error:
+        export_saved_model(empty_served, path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith("new_version adds a version to a folder") == (path == "models")
+    assert read_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), Killed(), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("new_version", [False, True])
+def test_export_leaves_a_whole_model_whatever_step_fails(new_version, error, empty_served, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # a disk may take long
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        path = folder if new_version else folder / "1"
+        export_saved_model(empty_served, path, card={"name": "old"}, new_version=new_version)
+        (folder / "note.txt").write_text("mine")
+        with fail_at(monkeypatch, step, error) as fault:
+            export_saved_model(empty_served, path, card={"name": "new"}, new_version=new_version, keep=1)
+        found = [model for model in visible_names(folder) if model != "note.txt"]
+        assert found
+        for model in found:
+            assert set(read_files(folder / model)) >= {"saved_model.pb", version_folders.MARK}
+            assert json.loads((folder / model / "assets.extra" / "model_card.json").read_text())["name"]
+        assert (folder / "note.txt").read_text() == "mine"
+        if not fault.reached:
+            break
+    assert step > 10
+    assert found == ["2" if new_version else "1"]
 
 
 def test_failed_export_keeps_the_old_model(tiny_detector, saved_model, tmp_path, monkeypatch):
@@ -328,7 +371,7 @@ def test_failed_export_keeps_the_old_model(tiny_detector, saved_model, tmp_path,
 
     # ExportArchive creates an object of a class of the backend.
     monkeypatch.setattr(type(tf.keras.export.ExportArchive()), "write_out", fail_midway)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UsageError, match="/1 cannot be written: No space left on device$"):
         tiny_detector.export(old)
     assert read_files(old) == before
     # A server would load a half-written model that has the name of a version.
@@ -350,7 +393,7 @@ def test_export_that_fails_beside_the_graph_keeps_the_old_model(step, new_versio
 
     with monkeypatch.context() as patch:
         patch.setattr(saved_model_module, step, fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(UsageError, match="cannot be written: No space left on device$"):
             export("new")
     assert read_files(tmp_path) == before
     assert os.listdir(tmp_path) == ["1"]
@@ -430,6 +473,32 @@ def test_set_threshold_refuses_wrong_values(options, message, versions):
     with pytest.raises(UsageError, match=message):
         set_threshold(versions, **options)
     assert visible_names(versions) == ["1"]
+
+
+def test_set_threshold_adds_beside_a_version_that_is_a_link(tiny_export, tmp_path):
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions" / "3").symlink_to(tiny_export / "saved_model" / "1")
+    assert set_threshold(tmp_path / "versions", value=1.0) == str(tmp_path / "versions" / "4")
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), Killed()], ids=["error", "kill"])
+def test_set_threshold_leaves_the_old_version_whatever_step_fails(error, versions, monkeypatch):
+    """A version that is there can be loaded, with its own threshold, and nothing else is gone."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # a disk may take long
+    before = read_files(versions / "1")
+    (versions / "notes.txt").write_text("mine")
+    for step in itertools.count():
+        with fail_at(monkeypatch, step, error) as fault:
+            set_threshold(versions / "1", value=2.5)
+        assert read_files(versions / "1") == before
+        assert (versions / "notes.txt").read_text() == "mine"
+        for number in version_folders.versions(versions)[1:]:
+            tensors, keys = saved_model_module._read_variables(versions / str(number))
+            assert tensors[keys["threshold"]] == read_card(versions / str(number))["threshold"]["value"] == 2.5
+            shutil.rmtree(versions / str(number))
+        if not fault.reached:
+            break
+    assert step > 10
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "not a number", "no variables", "no card"])

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import stat
+import time
 
 import pytest
 
@@ -67,6 +68,7 @@ class Injection:
     def active(self, monkeypatch):
         """Context manager with the failure; suppresses it and the errors that follow from it."""
         with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda handle: None)  # a disk may take long
             for name in OPERATIONS:
                 patch.setattr(os, name, self.wrap(name, getattr(os, name)))
             patch.setattr(atomic, "_exchange", self.wrap("exchange", atomic._exchange))
@@ -179,7 +181,9 @@ for number in itertools.count():
     if not process:
         child(target, number)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    found.append((read(target) if target.exists() else None, [read(p) for p in parent.glob(".target.*.tmp")]))
+    beside = [read(path) for path in parent.glob(".target.*.tmp")]
+    whole = read(atomic.recovered(target)) if kind == "folder" else None
+    found.append((read(target) if target.exists() else None, beside, whole))
     if code == 0:
         break
     assert code == 9, code
@@ -199,9 +203,11 @@ def test_contents_are_complete_after_the_end_of_the_process_at_any_operation(
     if kind == "file":
         old, new = old["a"], new["a"]
     assert len(found) > 5
-    missing = [beside for target, beside in found if target is None]
-    assert all(target in (None, old, new) for target, _ in found)
-    assert found[-1] == [new, []]
+    missing = [beside for target, beside, _ in found if target is None]
+    assert all(target in (None, old, new) for target, *_ in found)
+    assert found[-1][:2] == [new, []]
+    if kind == "folder":  # one is whole and found, whatever happens
+        assert all(whole == (old if target is None else target) for target, _, whole in found)
     if exchange:
         assert not missing
     else:
@@ -278,3 +284,68 @@ def test_leftovers_of_one_name_are_removed(tmp_path):
     atomic.remove_temporary(tmp_path, "step-*")
     assert sorted(path.name.split(".")[1] for path in tmp_path.glob(".*")) == ["other"]
     assert read_files(tmp_path / "step-1") == NEW
+
+
+# What interrupted writes leave behind.
+
+
+def leave(folder, name, age=0.0):
+    """Create a folder as a writer that was killed some seconds ago has left it."""
+    path = folder / name
+    fill(path, NEW)
+    past = time.time() - age
+    os.utime(path, (past, past))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "removed"),
+    [
+        (".target.0123456789ab.mcl_tf.tmp", 100.0, True),
+        (".target.0123456789ab.mcl_tf.tmp", 10.0, False),
+        (".target.0123456789ab.tmp", 100.0, False),  # not our mark
+        (".target.mcl_tf.tmp", 100.0, False),
+        (".other.0123456789ab.mcl_tf.tmp", 100.0, False),
+        (".target.0123456789ab.old.mcl_tf.tmp", 100.0, False),  # the only whole one
+    ],
+)
+def test_only_abandoned_folders_of_our_own_are_removed(name, age, removed, tmp_path):
+    path = leave(tmp_path, name, age)
+    atomic.remove_temporary(tmp_path, "target", 60.0)
+    assert path.exists() != removed
+
+
+def test_an_old_folder_is_removed_once_the_new_one_is_in_place(tmp_path):
+    path = leave(tmp_path, ".target.0123456789ab.old.mcl_tf.tmp", 100.0)
+    assert atomic.recovered(tmp_path / "target") == path
+    write_folder(tmp_path / "target")
+    assert atomic.recovered(tmp_path / "target") == tmp_path / "target"
+    atomic.remove_temporary(tmp_path, "target", 60.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_folder_of_a_live_writer_is_kept(tmp_path):
+    with atomic.atomic_folder(tmp_path / "target") as folder:
+        fill(folder, NEW)
+        atomic.remove_temporary(tmp_path)
+        assert read_files(folder) == NEW
+    assert read_files(tmp_path / "target") == NEW
+
+
+def test_a_link_with_the_name_of_a_temporary_folder_is_kept(tmp_path):
+    fill(tmp_path / "elsewhere", OLD)
+    (tmp_path / ".target.0123456789ab.mcl_tf.tmp").symlink_to("elsewhere")
+    atomic.remove_temporary(tmp_path)
+    assert read_files(tmp_path / "elsewhere") == OLD
+
+
+@pytest.mark.parametrize("below", ["", "not/there/yet"])
+def test_trying_a_folder_leaves_nothing(below, tmp_path):
+    atomic.try_folder(tmp_path / below)
+    assert not any(tmp_path.iterdir())
+
+
+def test_trying_a_folder_below_a_file_fails(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        atomic.try_folder(tmp_path / "file" / "folder")

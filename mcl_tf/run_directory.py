@@ -1,0 +1,56 @@
+"""The files and folders of a run directory, and whether a run can write them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from mcl_tf import persistence
+from mcl_tf.errors import UsageError
+from mcl_tf.export import version_folders
+from mcl_tf.run_record import FOLDERS
+from mcl_tf.utils import ownership
+from mcl_tf.utils.atomic import try_folder
+
+METRICS, SCORES, PICTURE = "metrics.json", "scores.csv", "report.png"
+DETECTOR, SAVED_MODEL = persistence.RUN_FOLDER, "saved_model"
+_FILES = (METRICS, SCORES, PICTURE)
+_GROWING = (*FOLDERS, "train", "evaluation")  # checkpoints and curves, folders to which every start adds
+
+
+def refuse_foreign(directory: pathlib.Path) -> None:
+    """Check that a directory without a run has nothing that a run would overwrite.
+
+    Raises:
+      UsageError: it has.
+    """
+    names = [name for name in (*_FILES, DETECTOR, SAVED_MODEL, *_GROWING) if os.path.lexists(directory / name)]
+    if names:
+        raise UsageError(
+            f"run_dir {directory} holds no run, and a run would write over what lies there. Choose another run_dir. "
+            f"Received: {ownership.listed(names)}"
+        )
+
+
+def try_targets(directory: pathlib.Path) -> None:
+    """Try, before a training, whether its results can be written afterwards.
+
+    Args:
+      directory: the run directory.
+
+    Raises:
+      UsageError: names what cannot be written.
+    """
+    for name in _FILES:
+        if (directory / name).is_dir() or os.path.ismount(directory / name):
+            raise UsageError(f"A run writes a file {directory / name}. Received: a folder or a mount point")
+    for name in _GROWING:
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise UsageError(f"A run writes a folder {directory / name}. Received: a file")
+    persistence.check_target(directory / DETECTOR)
+    version_folders.check_target(directory / SAVED_MODEL)
+    for folder in (directory, *(directory / name for name in _GROWING)):
+        try:
+            try_folder(folder)
+        except OSError as error:
+            raise UsageError(f"run_dir {folder} cannot be written: {error.strerror}") from None
