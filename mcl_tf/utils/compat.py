@@ -59,16 +59,18 @@ def seed_layers(model, seed: int) -> None:
             for generator in layer._seed_generators:
                 generator.state.assign([int(seeds.integers(2**31)), 0])
         elif hasattr(layer, "_random_generator"):
-            # Its own generator draws from global state; this one has a variable, which is saved with the layer.
+            # Its own generator draws from global state; this one has a variable.
             kind = keras.src.backend.RandomGenerator
             layer._random_generator = kind(int(seeds.integers(2**31)), rng_type=kind.RNG_STATEFUL)
             layer._random_generator._maybe_init()
 
 
 def generator_states(model) -> list[Any]:
-    """Return the variables of random layers that a checkpoint of the model lacks: Keras 3 leaves them out."""
-    layers = model._flatten_layers() if KERAS_3 else ()
-    return [generator.state.value for layer in layers for generator in layer._seed_generators]
+    """Return the variables of layers that draw random numbers, which a checkpoint of the model lacks."""
+    layers = list(model._flatten_layers())
+    if KERAS_3:
+        return [generator.state.value for layer in layers for generator in layer._seed_generators]
+    return [layer._random_generator._generator.state for layer in layers if hasattr(layer, "_random_generator")]
 
 
 def update_arguments(gradient, variable, learning_rate) -> tuple:
