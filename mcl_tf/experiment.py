@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import tracked
 
 MONITORED = 1000  # number of images, of training and test each, behind the AUROC that is shown during training
+_LONGEST_NAME = 150  # bytes of a default run directory's name; file systems allow 255
 _logger = logging.getLogger(__name__)
 
 
@@ -105,7 +107,16 @@ def with_run_directory(config: Config) -> Config:
         return config
     name = config.data.dataset
     name = folders.folder_name(name) if folders.is_folder(name) else name
-    return config.replace(run_dir=f"runs/{name}-{'+'.join(config.data.normal)}")
+    parts = f"{name}-{'+'.join(config.data.normal)}".split("/")
+    return config.replace(run_dir=os.path.join("runs", *map(_short, parts)))
+
+
+def _short(name: str) -> str:
+    """Return a name of a folder; what is beyond the limits of file systems becomes a number that follows from it."""
+    contents = name.encode("utf-8", "surrogateescape")
+    if len(contents) <= _LONGEST_NAME:
+        return name
+    return f"{contents[:_LONGEST_NAME].decode('utf-8', 'ignore')}-{hashlib.sha256(contents).hexdigest()[:8]}"
 
 
 def claim_directory(config: Config, write: bool = True) -> pathlib.Path:

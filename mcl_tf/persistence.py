@@ -21,7 +21,7 @@ CONFIG, WEIGHTS, ENCODER = "config.json", "weights.npz", "encoder.keras"
 
 def save(detector, path) -> None:
     """Save a fitted `AnomalyDetector`, see its method `save`."""
-    scorer, path = detector.scorer_, pathlib.Path(path).resolve()
+    scorer, path = detector.scorer_, pathlib.Path(path).expanduser().resolve()
     contents = {
         "config": json.loads(detector.fitted_config_.to_json()),
         "image_size": scorer.network_size,
@@ -52,7 +52,7 @@ def load(kind: type, path):
       kind: `AnomalyDetector` or a subclass.
       path: the folder.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     try:
         contents = json.loads((path / CONFIG).read_text())
         config = Config.from_json(json.dumps(_current(contents["config"])))

@@ -55,7 +55,7 @@ def export_saved_model(
     Raises:
       UsageError: the path is a file or cannot be written.
     """
-    path = pathlib.Path(path).resolve()
+    path = pathlib.Path(path).expanduser().resolve()
 
     def write(folder):
         _write_archive(served, folder)

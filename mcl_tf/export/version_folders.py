@@ -30,7 +30,7 @@ def find(path) -> pathlib.Path:
     Raises:
       UsageError: there is no SavedModel.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     numbers = versions(path)
     model = path if (path / "saved_model.pb").is_file() else path / str(numbers[-1]) if numbers else None
     if model is None or not (model / "saved_model.pb").is_file():
