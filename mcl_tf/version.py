@@ -96,8 +96,9 @@ def _keras_backend():
         with open(os.path.expanduser(os.path.join(home, "keras.json"))) as file:
             settings = json.load(file)
     except (OSError, ValueError):
-        settings = {}
-    return os.environ.get("KERAS_BACKEND") or settings.get("backend", "tensorflow")
+        settings = None
+    configured = settings.get("backend") if isinstance(settings, dict) else None
+    return os.environ.get("KERAS_BACKEND") or configured or "tensorflow"
 
 
 def _check(what, version, supported, fix):

@@ -218,3 +218,16 @@ def test_examples_have_their_images_and_labels(scored, task):
         assert label == ("dark" if index % 2 else "bright")
     assert {label for _, label in found["normal, scored highest"]} == {"bright"}
     assert {label for _, label in found["anomalous, scored lowest"]} == {"dark"}
+
+
+@pytest.mark.parametrize("letter", ["n", "类"])
+def test_many_classes_give_a_short_default_run_directory(letter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = tuple(f"class {letter * 5} {number}" for number in range(60))
+    first, again, other = (
+        experiment.with_run_directory(CONFIG.replace(dataset="cifar10", normal=normal)).run.run_dir
+        for normal in (names, names, names[:-1])
+    )
+    assert first == again != other
+    assert first.startswith(f"runs/cifar10-class {letter * 5} 0+class")
+    pathlib.Path(first, "checkpoints").mkdir(parents=True)  # the file system takes the name
