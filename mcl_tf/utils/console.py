@@ -25,8 +25,10 @@ class _Bar(Progress):
     """A progress bar that draws nothing while another one is shown, where rich before 14.1 raises an error."""
 
     def start(self) -> None:
-        with contextlib.suppress(LiveError):
+        try:
             super().start()
+        except LiveError:
+            self.disable = True
 
     def stop(self) -> None:
         if not self.disable:  # rich would print an empty line
