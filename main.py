@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import sys
-import tempfile
 
 try:
     # First of all: mcl_tf says which Python and TensorFlow it needs.
@@ -22,12 +21,14 @@ except ImportError as error:
 
 from absl import flags as absl_flags
 
-from flags import MODULES, config_from_flags, refuse_file_flags, score_files_arguments, threshold_arguments
+from flags import MODULES, config_from_flags, refuse_other_modes, score_files_arguments, threshold_arguments
 from mcl_tf.run_record import holds_run, with_run_directory
+from mcl_tf.utils.console import ConsoleHandler, captured_messages, open_standard_streams
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
+    open_standard_streams()
     try:
         return run(arguments)
     except (UsageError, absl_flags.Error) as error:
@@ -54,6 +55,7 @@ def run(arguments: list[str]) -> int:
         print(__doc__, *(absl_flags.FLAGS.module_help(module) for module in MODULES), sep="\n")
         sys.stdout.flush()
         return 0
+    refuse_other_modes()
     if absl_flags.FLAGS.mode == "score":
         files_to_score = score_files_arguments()
         prepare_process()
@@ -68,7 +70,6 @@ def run(arguments: list[str]) -> int:
         choose_threshold(**examples)
     else:
         config = config_from_flags()
-        refuse_file_flags()
         holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
         prepare_process()
         from mcl_tf import experiment
@@ -86,8 +87,6 @@ def _how_to_resume() -> str:
 
 def prepare_process() -> None:
     """Set up the log and import TensorFlow, which --help does without."""
-    from mcl_tf.utils.console import ConsoleHandler
-
     logger = logging.getLogger("mcl_tf")
     logger.handlers[:] = [ConsoleHandler()]
     logger.setLevel(logging.INFO)
@@ -101,21 +100,10 @@ def import_tensorflow_quietly() -> None:
         # TensorFlow enables oneDNN by itself on the newest processors only. With AVX2 it halves the time of a step.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with captured_messages():
+        import tensorflow as tf
 
-            tf.config.list_physical_devices()
-        except BaseException:
-            messages.seek(0)
-            os.write(screen, messages.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+        tf.config.list_physical_devices()
 
 
 if __name__ == "__main__":

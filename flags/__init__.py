@@ -3,9 +3,9 @@
 from flags.build import (
     MODULES,
     config_from_flags,
-    refuse_file_flags,
+    refuse_other_modes,
     score_files_arguments,
     threshold_arguments,
 )
 
-__all__ = ["MODULES", "config_from_flags", "refuse_file_flags", "score_files_arguments", "threshold_arguments"]
+__all__ = ["MODULES", "config_from_flags", "refuse_other_modes", "score_files_arguments", "threshold_arguments"]

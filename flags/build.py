@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from absl import flags
@@ -54,15 +55,26 @@ def threshold_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any
     return {**arguments, "normal": values["normal"].value, "target": values["target"].value}
 
 
-def refuse_file_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Refuse flags that have no effect on a training.
+def refuse_other_modes(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Refuse flags that have no effect in the chosen mode.
 
     Raises:
       UsageError: one of them is set.
     """
-    for name in ("saved_model", "images", "output"):
-        if values[name].value:
-            raise UsageError(f"--{name} needs --mode=score or --mode=threshold. Received: --mode=train")
+    names = _flags_by_mode()
+    for name in sorted(set().union(*names.values()) - names[values["mode"].value]):
+        if values[name].present:
+            modes = " or ".join(f"--mode={mode}" for mode, own in names.items() if name in own)
+            raise UsageError(f"--{name} needs {modes}. Received: --mode={values['mode'].value}")
+
+
+def _flags_by_mode() -> dict[str, set[str]]:
+    """Return the names of the flags that have an effect, by mode."""
+    return {
+        "train": set(Config().flat()),
+        "score": {"saved_model", "images", "output", "resume", "scoring_batch_size"},
+        "threshold": {"saved_model", "images", "normal", "target"},
+    }
 
 
 def _needed(values, *names) -> dict[str, Any]:
@@ -70,4 +82,4 @@ def _needed(values, *names) -> dict[str, Any]:
         if not values[name].value:
             flag_names = ", ".join(f"--{other}" for other in names)
             raise UsageError(f"--mode={values['mode'].value} needs {flag_names}. Received: no --{name}")
-    return {name: values[name].value for name in names}
+    return {name: os.path.expanduser(values[name].value) for name in names}

@@ -5,12 +5,14 @@ processors with AVX2, where TensorFlow leaves its oneDNN kernels off, they halve
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
-from mcl_tf.version import __version__, check_installed_tensorflow, check_python
+from mcl_tf.version import __version__, check_installed_tensorflow, check_keras_settings, check_python
 
 check_python()
 check_installed_tensorflow()
+check_keras_settings()
 
 from mcl_tf.config import Config  # noqa: E402 - after the checks, whose message is clearer than a syntax error
 from mcl_tf.errors import UsageError  # noqa: E402
@@ -24,12 +26,11 @@ __all__ = ["AnomalyDetector", "Config", "UsageError", "__version__", "score_file
 
 # Imported on first use, because TensorFlow takes seconds to import and `main.py --help` needs none of it.
 _LAZY = {"AnomalyDetector": "mcl_tf.detector", "score_files": "mcl_tf.file_scoring"}
-_SUBPACKAGES = ("data", "export", "training", "utils")
 
 
 def __getattr__(name: str):
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _SUBPACKAGES:
+    if importlib.util.find_spec(f"mcl_tf.{name}"):
         return importlib.import_module(f"mcl_tf.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -152,9 +152,10 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--saved_model", required=True, help="a SavedModel, or the folder of its versions")
-    parser.add_argument("--input", required=True, help="a glob of image files")
-    parser.add_argument("--output", required=True, help="prefix of the names of the written files")
+    path = os.path.expanduser
+    parser.add_argument("--saved_model", type=path, required=True, help="a SavedModel, or the folder of its versions")
+    parser.add_argument("--input", type=path, required=True, help="a glob of image files")
+    parser.add_argument("--output", type=path, required=True, help="prefix of the names of the written files")
     parser.add_argument("--batch_size", type=int, default=128, help="maximum number of images per call of the model")
     options, rest = parser.parse_known_args(arguments)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import numbers
+import os
 from typing import Any
 
 from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListOf, Nothing, Text
@@ -16,6 +17,7 @@ from mcl_tf.errors import UsageError
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
 ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
+PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir")  # where ~ is expanded
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
 # A training does not depend on these: options of the scoring that follow it, and names of the images, which are known
 # by their contents. `score` and `pass_rate` decide which images are trained on.
@@ -187,8 +189,11 @@ class Config:
     def __post_init__(self):
         for group in dataclasses.fields(self):
             section = getattr(self, group.name)
-            for field in dataclasses.fields(section):
-                check(field, getattr(section, field.name))
+            fields = dataclasses.fields(section)
+            values = {field.name: _plain(field.name, getattr(section, field.name)) for field in fields}
+            for field in fields:
+                check(field, values[field.name])
+            object.__setattr__(self, group.name, type(section)(**values))
 
     def replace(self, **overrides: Any) -> Config:
         """Return a copy with some fields changed by their flat names, e.g. `replace(encoder="small", epochs=3)`.
@@ -201,9 +206,6 @@ class Config:
         for name, value in overrides.items():
             if name not in owner:
                 raise UsageError(f"Unknown option. Possible: {', '.join(sorted(owner))}. Received: {name}")
-            value = tuple(value) if isinstance(value, list) else value
-            if isinstance(value, numbers.Number) and hasattr(value, "item"):
-                value = value.item()  # a number of NumPy, which JSON does not take
             groups[owner[name]] = dataclasses.replace(groups[owner[name]], **{name: value})
         return Config(**groups)
 
@@ -269,6 +271,21 @@ def _text_of(value: Any) -> str:
 def peak_learning_rate(config: TrainingConfig) -> float:
     """Return the configured learning rate, or the optimizer's own, for 256 instances per step."""
     return LEARNING_RATES[config.optimizer] if config.learning_rate is None else config.learning_rate
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option as the value that JSON has for it: numbers and texts of Python, tuples for lists."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif hasattr(value, "tolist"):
+        value = value.tolist()  # a scalar or an array of NumPy
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain("", item) for item in value)
+    if isinstance(value, str):
+        return os.path.expanduser(str.__str__(value)) if name in PATHS else str.__str__(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def check(field: dataclasses.Field, value: Any) -> None:

@@ -6,9 +6,11 @@ Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from mcl_tf import calibration, fitting, persistence
 from mcl_tf.config import Config
@@ -35,6 +37,9 @@ class AnomalyDetector:
     >>> detector = AnomalyDetector(encoder="small", epochs=20).fit(normal_images)
     >>> scores = detector.decision_function(images)
     >>> detector.save("detector"); AnomalyDetector.load("detector").predict(images)
+
+    TensorFlow does not survive a fork: a process that was forked from one that has used a detector hangs. Start such
+    processes with `multiprocessing.get_context("spawn")` and load the detector in each.
 
     Images are a uint8 array [n, h, w, c] with c = 1, 3 or 4, or a `tf.data.Dataset` of such images, batched or single,
     with or without labels.
@@ -110,9 +115,9 @@ class AnomalyDetector:
           images: normal images; they are held in memory, as uint8 at one size.
           labels: int [n], classes 0 to C - 1, for labelled training; None for one class. A dataset has labels as second
             part of its elements.
-          class_names: names of the classes; their numbers by default.
-          callbacks: Keras callbacks. `self.model` is the `MaskedContrastiveModel` in training; `self.params` has
-            `epochs`, `steps` (per epoch) and `batch_size`.
+          class_names: names of the classes, a list or a dictionary by label; their numbers by default.
+          callbacks: Keras callbacks, or one. `self.model` is the `MaskedContrastiveModel` in training; `self.params`
+            has `epochs`, `steps` (per epoch) and `batch_size`.
           verbose: 1 shows progress, 0 does not, "auto" shows it on a terminal.
 
         Returns:
@@ -123,6 +128,8 @@ class AnomalyDetector:
             collapsed.
           TrainingInterrupted: a signal stopped the training.
         """
+        if isinstance(callbacks, tf.keras.callbacks.Callback):
+            callbacks = [callbacks]
         for name in persistence.LEARNED:
             self.__dict__.pop(name, None)
         images, labels, network_size = arrays.collect(images, labels, self.config.data, self.config.scoring.score)
@@ -331,6 +338,13 @@ def _check_classes(labels, class_names) -> tuple[str, ...]:
     numbers = np.unique(labels)
     if not np.array_equal(numbers, np.arange(len(numbers))):
         raise UsageError(f"Labels must be 0 to C - 1 with images of every class. Received: {numbers.tolist()}")
+    if isinstance(class_names, (str, bytes, Set)):
+        raise UsageError(f"class_names must be a list, or a dictionary by label. Received: {class_names!r}")
+    if isinstance(class_names, Mapping):
+        absent = [number for number in numbers.tolist() if number not in class_names]
+        if absent:
+            raise UsageError(f"class_names must have a name for every label. Received: none for {absent}")
+        class_names = [class_names[number] for number in numbers.tolist()]
     names = tuple(str(name) for name in (numbers if class_names is None else class_names))
     if len(names) != len(numbers):
         raise UsageError(f"{len(numbers)} classes need as many names. Received: {', '.join(names)}")

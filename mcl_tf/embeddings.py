@@ -9,11 +9,13 @@ from __future__ import annotations
 import tensorflow as tf
 
 from mcl_tf.patches import PatchFeatures, middle_stages
+from mcl_tf.utils import compat
 
 MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
 _EPSILON = 1e-6  # keeps the gradient and the value of a standard deviation finite
 
 
+@compat.keras_defaults()
 def embedding_network(encoder, projection_head, kind: str, with_patches: bool = False) -> tf.keras.Model:
     """Return the network whose outputs the Gaussians are fitted to; it shares the encoder's weights.
 

@@ -20,7 +20,7 @@ from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import check_version
 from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
-from mcl_tf.utils import parallel
+from mcl_tf.utils import compat, parallel
 from mcl_tf.utils.console import progress
 
 MAX_BYTES = 2**29  # per file; encoded images are smaller
@@ -49,6 +49,7 @@ def score_files(
       UsageError: there is no model, no file or none that can be read, or the output exists and `resume` is off or it
         has scores of another model.
     """
+    images, output = os.path.expanduser(images), os.path.expanduser(output)
     path = version_folders.find(saved_model)
     size = read_card(path)["image_size"]
     files = [name for name in find_files(images) if not _same_file(name, output)]
@@ -96,6 +97,7 @@ def choose_threshold(
     Raises:
       UsageError: there is no model, a class is missing, an example cannot be read, or no version can be written.
     """
+    images = os.path.expanduser(images)
     path = version_folders.find(saved_model)
     check_version(path)  # before the examples are scored
     classes = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
@@ -200,8 +202,7 @@ def read_bytes(name) -> tuple[bytes, str]:
 @functools.lru_cache(maxsize=4)  # tracing takes seconds
 def make_decoder(size: int):
     """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
-    specification = [tf.TensorSpec([None], tf.string)]
-    decode = tf.function(lambda contents: decoding.decode(contents, size), input_signature=specification)
+    decode = compat.graph(lambda contents: decoding.decode(contents, size), [None], tf.string)
 
     def decode_bytes(contents):
         images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))

@@ -77,7 +77,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         self.clip_norm = clip_norm
         self.ema = ema
         self.loss_block_size = loss_block_size
-        self.trackers = {name: tf.keras.metrics.Mean(name=name) for name in METRICS}
+        self.trackers = {name: tf.keras.metrics.Mean(name=name, dtype="float32") for name in METRICS}
         self.averages = MovingAverages(encoder.weights + projection_head.weights, ema) if ema else None
         self.built = True  # its parts are; a step does not call it as a whole, which would tell Keras
 

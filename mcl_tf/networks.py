@@ -13,6 +13,7 @@ from mcl_tf import pretrained
 from mcl_tf.config import APPLICATIONS, ENCODERS, SMALL_IMAGE, ModelConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.normalization import ImageStandardization, SynchronizedBatchNormalization
+from mcl_tf.utils import compat
 from mcl_tf.views import ROTATIONS
 
 layers = tf.keras.layers
@@ -28,6 +29,7 @@ _ENCODERS = {
 _ONEDNN_BLOCK = 16  # channels that oneDNN processes at once; 8 with AVX2
 
 
+@compat.keras_defaults()
 def build_encoder(config: ModelConfig, image_size: int, *, seed: int = 0, dtype="float32") -> tf.keras.Model:
     """Build the encoder that the configuration names: one of ours, of `keras.applications`, or from a file.
 
@@ -93,6 +95,7 @@ def _build_residual(config: ModelConfig, image_size: int, seed: int, dtype) -> t
     return tf.keras.Model(inputs, x, name="encoder")
 
 
+@compat.keras_defaults()
 def build_projection_head(config: ModelConfig, dimension: int, *, seed: int = 0, dtype="float32") -> tf.keras.Model:
     """Build the projection head.
 
@@ -115,6 +118,7 @@ def build_projection_head(config: ModelConfig, dimension: int, *, seed: int = 0,
     return tf.keras.Model(inputs, x, name="projection_head")
 
 
+@compat.keras_defaults()
 def build_rotation_head(dimension: int, *, dtype="float32") -> tf.keras.Model:
     """Build the rotation classifier, one dense layer that starts at 0.
 

@@ -32,7 +32,7 @@ _STATE = "_saved"  # what a pickle holds instead of what was learned
 
 def save(detector, path) -> None:
     """Save a fitted `AnomalyDetector`, see its method `save`."""
-    path = pathlib.Path(path).resolve()
+    path = pathlib.Path(path).expanduser().resolve()
     try:
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def load(kind: type, path):
       kind: `AnomalyDetector` or a subclass.
       path: the folder, or a run directory, which has the detector in a folder of its own.
     """
-    path = recovered(pathlib.Path(path))
+    path = recovered(pathlib.Path(path).expanduser())
     if not (path / WEIGHTS).exists() and recovered(path / RUN_FOLDER).is_dir():
         path = recovered(path / RUN_FOLDER)
     try:

@@ -20,6 +20,7 @@ from mcl_tf.errors import UsageError
 
 FOLDERS = ("checkpoints", "checkpoints-restart")  # of the first and the second start of a training
 CONFIG, RECORD = "config.json", "training.json"
+_LONGEST_NAME = 150  # bytes of a default run directory's name; file systems allow 255
 
 
 def with_run_directory(config: Config) -> Config:
@@ -28,7 +29,16 @@ def with_run_directory(config: Config) -> Config:
         return config
     name = config.data.dataset
     name = paths.folder_name(name) if paths.is_folder(name) else name
-    return config.replace(run_dir=f"runs/{name}-{'+'.join(config.data.normal)}")
+    parts = f"{name}-{'+'.join(config.data.normal)}".split("/")
+    return config.replace(run_dir=os.path.join("runs", *map(_short, parts)))
+
+
+def _short(name: str) -> str:
+    """Return a name of a folder; what is beyond the limits of file systems becomes a number that follows from it."""
+    contents = name.encode("utf-8", "surrogateescape")
+    if len(contents) <= _LONGEST_NAME:
+        return name
+    return f"{contents[:_LONGEST_NAME].decode('utf-8', 'ignore')}-{hashlib.sha256(contents).hexdigest()[:8]}"
 
 
 def holds_run(config: Config) -> bool:

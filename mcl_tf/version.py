@@ -54,6 +54,53 @@ def check_installed_tensorflow():
         check_tensorflow(version)
 
 
+def check_keras_settings():
+    """Check that Keras runs on TensorFlow, before its import fails with many lines.
+
+    Keras 2 knows nothing else. A Keras that is imported already is asked itself.
+
+    Raises:
+      ImportError: the environment or keras.json asks for another backend of Keras, or for the package tf_keras.
+    """
+    import os
+    import sys
+    from importlib import metadata
+
+    try:
+        if not metadata.version("keras").startswith("3."):
+            return
+    except metadata.PackageNotFoundError:
+        return
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
+    if legacy in ("true", "True", "1"):
+        raise ImportError(
+            "mcl_tf needs Keras 3, or Keras 2.15 with TensorFlow 2.15, and not tf_keras. Unset TF_USE_LEGACY_KERAS. "
+            f"Received: TF_USE_LEGACY_KERAS={legacy}"
+        )
+    config = getattr(sys.modules.get("keras"), "config", None)
+    backend = _keras_backend() if config is None else config.backend()
+    if backend != "tensorflow":
+        raise ImportError(
+            "mcl_tf needs TensorFlow as the backend of Keras. Set KERAS_BACKEND=tensorflow before Keras is imported. "
+            f"Received: the backend {backend}"
+        )
+
+
+def _keras_backend():
+    """Return the backend that Keras will choose: that of the environment, else that of keras.json."""
+    import json
+    import os
+
+    home = os.environ.get("KERAS_HOME", os.path.join("~", ".keras"))
+    try:
+        with open(os.path.expanduser(os.path.join(home, "keras.json"))) as file:
+            settings = json.load(file)
+    except (OSError, ValueError):
+        settings = None
+    configured = settings.get("backend") if isinstance(settings, dict) else None
+    return os.environ.get("KERAS_BACKEND") or configured or "tensorflow"
+
+
 def _check(what, version, supported, fix):
     low, high = (".".join(str(part) for part in end) for end in supported)
     if not supported[0] <= version[:2] <= supported[1]:

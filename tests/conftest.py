@@ -139,3 +139,18 @@ def library_log(caplog, monkeypatch):
     monkeypatch.setattr(logger, "propagate", True)  # main.py sets False, if a test has called it
     caplog.set_level("INFO", "mcl_tf")
     return caplog
+
+
+@pytest.fixture
+def keras_settings():
+    """A function that changes the global settings of Keras: floatx, data format, policy; they are restored."""
+    backend, precision = tf.keras.backend, tf.keras.mixed_precision
+
+    def change(floatx, data_format, policy):
+        backend.set_floatx(floatx)
+        backend.set_image_data_format(data_format)
+        precision.set_global_policy(policy)
+
+    before = backend.floatx(), backend.image_data_format(), precision.global_policy()
+    yield change
+    change(*before)

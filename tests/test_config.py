@@ -1,19 +1,22 @@
 """The configuration: defaults, checks, copies and JSON."""
 
 import dataclasses
+import fractions
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from config_fields import BOOLEANS, CHOICES, CONSTRAINTS, FIELDS, GROUPS, LISTS, NUMBERS, TEXTS, other_value
 
-from mcl_tf.config import Config, DataConfig, RunConfig, ServingConfig, check
+from mcl_tf.config import PATHS, Config, DataConfig, RunConfig, ServingConfig, check
 from mcl_tf.errors import UsageError
 from mcl_tf.training.optimizers import peak_learning_rate
 
 NOT_OF_TRAINING = {"views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"}
 NOT_OF_TRAINING |= {"dataset", "normal", "anomaly_dataset"}
+GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
 RUNTIME = {field.name for group in (RunConfig, ServingConfig) for field in dataclasses.fields(group)}
 
 
@@ -314,3 +317,52 @@ def test_json_with_wrong_fields_is_refused(text, message):
 def test_json_with_unknown_groups_is_refused(text):
     with pytest.raises(UsageError, match="Received: epochs"):
         Config.from_json(text)
+
+
+# Plain values.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("labelled", np.bool_(True), True),
+        ("encoder", np.str_("small"), "small"),
+        ("encoder", pathlib.Path("mine.keras"), "mine.keras"),
+        ("run_dir", pathlib.Path("runs", "one"), "runs/one"),
+        ("normal", np.array(["good", "fine"]), ("good", "fine")),
+        ("normal", [np.str_("good")], ("good",)),
+        ("serving_batch_sizes", np.array([1, 4]), (1, 4)),
+        ("serving_batch_sizes", [np.int64(8)], (8,)),
+        ("seed", np.array(3), 3),
+        ("beta", np.float32(2.0), 2.0),
+        ("pass_rate", fractions.Fraction(3, 4), 0.75),
+        ("temperature", np.float32(0.5), 0.5),
+    ],
+)
+def test_options_become_plain_values(name, value, expected):
+    for config in (
+        Config().replace(**{name: value}),
+        Config(**{GROUP_OF[name]: GROUPS[GROUP_OF[name]](**{name: value})}),
+    ):
+        found = value_of(config, name)
+        assert found == expected
+        assert type(found) is type(expected)
+        if isinstance(found, tuple):
+            assert {type(item) for item in found} == {type(expected[0])}
+        assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_home_folder_is_expanded_in_paths(name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert value_of(Config().replace(**{name: "~/a~b.keras"}), name) == "/home/me/a~b.keras"
+    assert value_of(Config().replace(**{name: "there/~.keras"}), name) == "there/~.keras"
+
+
+def test_the_home_folder_is_not_expanded_in_class_names():
+    assert Config().replace(normal=["~"]).data.normal == ("~",)
+
+
+@pytest.mark.parametrize("value", [np.float64(3.0), np.array([1, 2]), np.bool_(True), pathlib.Path("3")])
+def test_plain_values_are_checked_like_others(value):
+    assert "epochs must be an integer" in refusal(epochs=value)

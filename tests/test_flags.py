@@ -170,3 +170,47 @@ def test_score_files_needs_all_files(missing):
     values = parse_flags("--mode=score", *(f"--{name}={value}" for name, value in FILES.items() if name != missing))
     with pytest.raises(UsageError, match=f"needs --saved_model, --images, --output. Received: no --{missing}"):
         flags.score_files_arguments(values)
+
+
+def test_the_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse("--run_dir=~/r", "--dataset=~/d").flat()["run_dir"] == "/home/me/r"
+    values = parse_flags("--mode=score", "--saved_model=~/m", "--images=~/*.png", "--output=~/o.csv")
+    arguments = flags.score_files_arguments(values)
+    expected = {"saved_model": "/home/me/m", "images": "/home/me/*.png", "output": "/home/me/o.csv"}
+    assert {name: arguments[name] for name in expected} == expected
+
+
+# Flags of other modes.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--saved_model=m", "--images=i"), "--images needs --mode=score or --mode=threshold. Received: --mode=train"),
+        (("--saved_model=m",), "--saved_model needs --mode=score or --mode=threshold. Received: --mode=train"),
+        (("--output=o",), "--output needs --mode=score. Received: --mode=train"),
+        (("--target=youden",), "--target needs --mode=threshold. Received: --mode=train"),
+        (("--mode=score", "--epochs=3"), "--epochs needs --mode=train. Received: --mode=score"),
+        (("--mode=score", "--normal=0"), "--normal needs --mode=train or --mode=threshold. Received: --mode=score"),
+        (("--mode=score", "--target=f1"), "--target needs --mode=threshold. Received: --mode=score"),
+        (("--mode=threshold", "--output=o"), "--output needs --mode=score. Received: --mode=threshold"),
+        (("--mode=threshold", "--noresume"), "--resume needs --mode=train or --mode=score. Received: --mode=threshold"),
+        (("--mode=score", f"--flagfile={PRESETS[0]}"), "needs --mode=train. Received: --mode=score"),
+    ],
+)
+def test_flags_of_another_mode_are_refused(arguments, message):
+    with pytest.raises(UsageError) as error:
+        flags.refuse_other_modes(parse_flags(*arguments))
+    assert str(error.value).endswith(message)
+
+
+@pytest.mark.parametrize("mode", ["train", "score", "threshold"])
+def test_flags_of_the_mode_are_accepted(mode):
+    flags.refuse_other_modes(parse_flags(f"--mode={mode}", f"--{'normal=0' if mode != 'score' else 'resume'}"))
+
+
+def test_every_flag_belongs_to_a_mode():
+    from flags.build import _flags_by_mode
+
+    assert set().union(*_flags_by_mode().values()) == {*FIELDS, *FILE_FLAGS} - {"mode"}

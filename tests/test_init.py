@@ -58,6 +58,7 @@ assert not is_imported("export")
 assert mcl_tf.export.set_threshold.__module__ == "mcl_tf.export.saved_model"
 assert not is_imported("file_scoring")
 assert mcl_tf.score_files.__module__ == "mcl_tf.file_scoring"
+assert mcl_tf.model.MaskedContrastiveModel.__module__ == "mcl_tf.model"
 assert not is_imported("detector")
 assert mcl_tf.AnomalyDetector.__module__ == "mcl_tf.detector"
 assert mcl_tf.training.Trainer.__module__ == "mcl_tf.training.trainer"

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from absl.testing import flagsaver
@@ -116,7 +117,7 @@ def test_a_training_piped_into_head_ends_without_error(tmp_path):
         ("--flagfile=nowhere.flags", "nowhere.flags"),
         ("--images=shots", "--images needs --mode=score or --mode=threshold. Received: --mode=train"),
         ("--saved_model=model", "--saved_model needs --mode=score or --mode=threshold. Received: --mode=train"),
-        ("--output=scores.csv", "--output needs --mode=score or --mode=threshold. Received: --mode=train"),
+        ("--output=scores.csv", "--output needs --mode=score. Received: --mode=train"),
         ("--mode=score", "--mode=score needs --saved_model, --images, --output. Received: no --saved_model"),
     ],
 )
@@ -409,3 +410,53 @@ def test_the_main_job_on_a_folder(image_folder, call_main, tmp_path):
     # The options and the image size are recorded.
     assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(image_folder)
     assert json.loads((tmp_path / "detector" / "config.json").read_text())["image_size"] == 16
+
+
+# Other people's environments.
+
+BARE = """
+import sys, tempfile
+
+def fail():
+    raise FileNotFoundError("No usable temporary directory found")
+
+tempfile._get_default_tempdir = fail
+import main
+sys.exit(main.main(sys.argv))
+"""
+
+
+def test_scoring_without_standard_error_temporary_files_and_unicode(tiny_export, image_folder, tmp_path):
+    output = tmp_path / "得分.csv"
+    options = [
+        f"--saved_model={tiny_export / 'saved_model'}",
+        f"--images={image_folder / 'test'}",
+        f"--output={output}",
+    ]
+    command = ["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", BARE, "--mode=score", *options]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout
+    assert "5 files were scored into" in result.stdout
+    assert "\\u5f97\\u5206.csv" in result.stdout
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 6
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 2), (">&-", 2), (">&- 2>&- <&-", 2)])
+def test_closed_streams_leave_the_exit_code(closed, code):
+    command = ["bash", "-c", f'"$@" {closed}', "bash", sys.executable, "main.py", "--views=5"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code
+    assert ("Received: 5" in result.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.parametrize(
+    ("environment", "received"),
+    [({"KERAS_BACKEND": "jax"}, "jax"), ({"TF_USE_LEGACY_KERAS": "1"}, "TF_USE_LEGACY_KERAS=1")],
+)
+@pytest.mark.skipif(not metadata.version("keras").startswith("3."), reason="Keras 2 ignores these variables")
+def test_another_keras_is_refused_in_one_line(environment, received):
+    environment = {**os.environ, **environment}
+    command = [sys.executable, "main.py", "--dataset=digits"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert received in refused(result)

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mcl_tf.config import ModelConfig
-from mcl_tf.networks import build_encoder, build_projection_head
+from mcl_tf.embeddings import embedding_network
+from mcl_tf.networks import build_encoder, build_projection_head, build_rotation_head
 
 SMALL = ModelConfig(encoder="small", width=0.25, projection_hidden=10, projection_dim=4)
 
@@ -173,3 +174,23 @@ def gradients(encoder, images):
         return tape.gradient(loss, encoder.trainable_variables)
 
     return [gradient.numpy() for gradient in run()]
+
+
+@pytest.mark.parametrize(
+    "settings", [("float64", "channels_first", "float64"), ("float16", "channels_first", "mixed_bfloat16")]
+)
+def test_global_settings_of_keras_change_no_network(settings, keras_settings):
+    images = tf.random.stateless_uniform([2, 16, 16, 3], [0, 1])
+
+    def outputs():
+        encoder = build_encoder(SMALL, 16)
+        head = build_projection_head(SMALL, encoder.output_shape[-1])
+        stages = embedding_network(encoder, head, "stages")(images)
+        rotations = build_rotation_head(encoder.output_shape[-1])(encoder(images))
+        return [head(encoder(images)).numpy(), stages.numpy(), rotations.numpy()]
+
+    expected = outputs()
+    keras_settings(*settings)
+    for found, value in zip(outputs(), expected, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, value)

@@ -470,3 +470,24 @@ def test_dropout_of_an_encoder_follows_from_the_seed(save):
     )
     np.testing.assert_array_equal(again, first)
     assert not np.array_equal(other, first)
+
+
+OTHER_SETTINGS = ("float16", "channels_first", "mixed_bfloat16")
+
+
+def test_global_settings_of_keras_change_no_encoder_of_a_file(keras_settings, tmp_path):
+    feature_map().save(tmp_path / "mine.keras")  # its map is averaged by a layer that load_encoder adds
+    config = ModelConfig(encoder=str(tmp_path / "mine.keras"))
+    images = tf.random.stateless_uniform([2, SIZE, SIZE, 3], [0, 1])
+    expected = networks.build_encoder(config, SIZE)(images)
+    keras_settings(*OTHER_SETTINGS)
+    np.testing.assert_array_equal(networks.build_encoder(config, SIZE)(images), expected)
+
+
+@pytest.mark.slow
+def test_global_settings_of_keras_change_no_application(keras_settings):
+    config = ModelConfig(encoder="mobilenet_v3_small")
+    images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
+    expected = networks.build_encoder(config, 32)(images)
+    keras_settings(*OTHER_SETTINGS)
+    np.testing.assert_array_equal(networks.build_encoder(config, 32)(images), expected)

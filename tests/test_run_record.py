@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from mcl_tf import run_record
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
-from mcl_tf.run_record import FOLDERS, RECORD, TrainingRecord
+from mcl_tf.run_record import FOLDERS, RECORD, TrainingRecord, with_run_directory
 from tests.helpers import ROOT, tinted_images
 
 COUNT = 12
@@ -163,3 +164,16 @@ def test_a_record_is_plain_json(run_dir):
     contents = json.loads((run_dir / FOLDERS[0] / RECORD).read_text())
     assert set(contents) == {field.name for field in dataclasses.fields(TrainingRecord)}
     assert (contents["count"], contents["config"]["data"]["image_size"]) == (COUNT, 16)
+
+
+@pytest.mark.parametrize("letter", ["n", "类"])
+def test_many_classes_give_a_short_default_run_directory(letter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = tuple(f"class {letter * 5} {number}" for number in range(60))
+    first, again, other = (
+        with_run_directory(Config().replace(dataset="cifar10", normal=normal)).run.run_dir
+        for normal in (names, names, names[:-1])
+    )
+    assert first == again != other
+    assert first.startswith(f"runs/cifar10-class {letter * 5} 0+class")
+    pathlib.Path(first, "checkpoints").mkdir(parents=True)  # the file system takes the name

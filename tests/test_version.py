@@ -1,6 +1,8 @@
 """Checks of the Python and TensorFlow versions."""
 
 import pathlib
+import sys
+import types
 
 import pytest
 
@@ -55,3 +57,68 @@ def test_requirements_have_the_same_ranges():
     project = (root / "pyproject.toml").read_text()
     assert f'requires-python = ">=3.{first},<3.{last + 1}"' in project
     assert f'"{tensorflow.replace("tensorflow", "tensorflow[and-cuda]", 1)}"' in project
+
+
+@pytest.fixture
+def check_settings(tmp_path, monkeypatch):
+    """Call the check with an environment, a keras.json and a version of Keras that is not imported yet."""
+    from importlib import metadata
+
+    def check(environment, file=None, keras="3.15.1"):
+        for name in ("KERAS_BACKEND", "TF_USE_LEGACY_KERAS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        if file is not None:
+            (tmp_path / "keras.json").write_text(file)
+        monkeypatch.delitem(sys.modules, "keras", raising=False)
+        monkeypatch.setattr(metadata, "version", lambda name: keras)
+        version.check_keras_settings()
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "received"),
+    [
+        (
+            {"KERAS_BACKEND": "jax"},
+            None,
+            "KERAS_BACKEND=tensorflow before Keras is imported. Received: the backend jax",
+        ),
+        ({"KERAS_BACKEND": "torch"}, '{"backend": "tensorflow"}', "the backend torch"),
+        ({}, '{"backend": "jax"}', "the backend jax"),
+        ({"TF_USE_LEGACY_KERAS": "1"}, None, "Unset TF_USE_LEGACY_KERAS. Received: TF_USE_LEGACY_KERAS=1"),
+        ({"TF_USE_LEGACY_KERAS": "True"}, None, "TF_USE_LEGACY_KERAS=True"),
+    ],
+)
+def test_another_keras_is_refused_in_one_line(check_settings, environment, file, received):
+    with pytest.raises(ImportError) as error:
+        check_settings(environment, file)
+    assert received in str(error.value)
+    assert "\n" not in str(error.value)
+    check_settings(environment, file, keras="2.15.0")  # which ignores these settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "file"),
+    [
+        ({}, None),
+        ({}, "no JSON"),
+        ({}, "[]"),
+        ({}, '{"floatx": "float64", "image_data_format": "channels_first"}'),
+        ({"KERAS_BACKEND": "tensorflow"}, '{"backend": "jax"}'),
+        ({"KERAS_BACKEND": ""}, '{"backend": "tensorflow"}'),
+        ({"TF_USE_LEGACY_KERAS": "0"}, None),
+    ],
+)
+def test_keras_on_tensorflow_is_accepted(check_settings, environment, file):
+    check_settings(environment, file)
+
+
+def test_an_imported_keras_is_asked_itself(monkeypatch):
+    keras = types.SimpleNamespace(config=types.SimpleNamespace(backend=lambda: "tensorflow"))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # too late to have an effect
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    version.check_keras_settings()

@@ -7,6 +7,7 @@ import tensorflow as tf
 from mcl_tf.utils import compat
 
 
+@compat.keras_defaults()
 def with_float16_weights(network) -> tf.keras.Model:
     """Return a copy of a network whose weights are float16 and whose arithmetic is float32.
 

@@ -58,7 +58,7 @@ def export_saved_model(
       UsageError: the path is a file, holds other files, is a mount point or the working directory, or cannot be
         written.
     """
-    path = pathlib.Path(path).resolve()
+    path = pathlib.Path(path).expanduser().resolve()
 
     def write(folder):
         _write_archive(served, folder)

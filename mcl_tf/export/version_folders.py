@@ -49,7 +49,7 @@ def find(path) -> pathlib.Path:
     Raises:
       UsageError: there is no SavedModel.
     """
-    folder = recovered(pathlib.Path(path).resolve())
+    folder = recovered(pathlib.Path(path).expanduser().resolve())
     for model in (folder, *reversed(_numbered(folder))):
         if (model / "saved_model.pb").is_file():
             return model

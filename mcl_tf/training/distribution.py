@@ -24,8 +24,11 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
       name: `auto` (all GPUs, or the only device), `one_device`, `mirrored`, `multi_worker` or `tpu`.
 
     Raises:
-      UsageError: the cluster of `multi_worker` or `tpu` is not described or not available.
+      UsageError: the cluster of `multi_worker` or `tpu` is not described or not available, or the caller is within the
+        scope of another strategy than the one that the name means.
     """
+    if tf.distribute.has_strategy():
+        return _strategy_of_scope(name)
     if name == "multi_worker":
         return _multi_worker(os.environ.get("TF_CONFIG", ""))
     if name == "tpu":
@@ -36,6 +39,17 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         devices = gpus or tf.config.list_logical_devices("CPU")
         return _mirrored(tuple(device.name for device in devices))
     return tf.distribute.get_strategy()
+
+
+def _strategy_of_scope(name: str) -> tf.distribute.Strategy:
+    """Return the strategy whose scope the caller is in; TensorFlow allows no other one there."""
+    strategy = tf.distribute.get_strategy()
+    if name == "auto" or (name == "one_device" and strategy.num_replicas_in_sync == 1):
+        return strategy
+    raise UsageError(
+        f"strategy must be auto within the scope of another strategy. Received: {name} within a "
+        f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas"
+    )
 
 
 @functools.lru_cache  # two strategies would number their collective operations alike, which then fail

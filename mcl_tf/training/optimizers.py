@@ -7,6 +7,7 @@ exclusions of SimCLR (arXiv:2002.05709, section 2.3); Loshchilov and Hutter, Ada
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from mcl_tf.config import TrainingConfig, peak_learning_rate
@@ -92,9 +93,11 @@ def make_schedule(config: TrainingConfig, batch_size: int, total_steps: int, ste
     rise = min(max(round(config.warmup_epochs * steps_per_epoch), config.warmup_steps), total_steps)
     steps = max(total_steps - rise, 1)
     alpha = config.final_learning_rate
+    make = tf.keras.optimizers.schedules.CosineDecay
+    # The schedule computes in the dtype of its first argument; a Python number would take the floatx of Keras.
     if not rise:
-        return tf.keras.optimizers.schedules.CosineDecay(peak, steps, alpha=alpha)
-    return tf.keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=alpha, warmup_target=peak, warmup_steps=rise)
+        return make(np.float32(peak), steps, alpha=alpha)
+    return make(np.float32(0.0), steps, alpha=alpha, warmup_target=peak, warmup_steps=rise)
 
 
 def make_optimizer(config: TrainingConfig, learning_rate, weights=()) -> tf.keras.optimizers.Optimizer:

@@ -186,7 +186,8 @@ class Trainer:
             if batch == 0 or self.step == first_step:
                 callbacks.on_epoch_begin(epoch)
             callbacks.on_train_batch_begin(batch)
-            logs = train(batches)
+            with compat.without_retracing_warning():
+                logs = train(batches)
             report_step()
             self.step += 1
             logs = {name: float(value) for name, value in logs.items()}

@@ -6,6 +6,7 @@ No other module asks for a version.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import re
 import threading
@@ -22,7 +23,7 @@ from mcl_tf.version import check_tensorflow
 check_tensorflow(tf.__version__)  # again, for builds whose package has another name
 
 KERAS_3 = not keras.__version__.startswith("2.")
-_generators_lock = threading.RLock()  # or two threads would restore what the other has drawn
+_lock = threading.RLock()  # or two threads would restore what the other has drawn or set
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def generators_kept() -> Iterator[None]:
 
     A layer without a seed draws one from Python's generator, or with Keras 2 from that of `set_random_seed`.
     """
-    with _generators_lock:
+    with _lock:
         generators = [random, *([] if KERAS_3 else _keras_2_generators())]
         before = [generator.getstate() for generator in generators]
         try:
@@ -71,6 +72,30 @@ def generator_states(model) -> list[Any]:
     if KERAS_3:
         return [generator.state.value for layer in layers for generator in layer._seed_generators]
     return [layer._random_generator._generator.state for layer in layers if hasattr(layer, "_random_generator")]
+
+
+@contextlib.contextmanager
+def keras_defaults() -> Iterator[None]:
+    """Context manager, or decorator, under which the global settings of Keras are its defaults.
+
+    Layers take what their arguments leave open from these settings: dtype policy, floatx and data format. What a
+    network computes would otherwise depend on the program around it, or on ~/.keras/keras.json. Layers keep what they
+    were created with; the caller's settings are restored at the end.
+    """
+    backend, precision = tf.keras.backend, tf.keras.mixed_precision
+    with _lock:
+        before = backend.floatx(), backend.image_data_format(), precision.global_policy()
+        _set_keras("float32", "channels_last", "float32")
+        try:
+            yield
+        finally:
+            _set_keras(*before)
+
+
+def _set_keras(floatx: str, data_format: str, policy) -> None:
+    tf.keras.backend.set_floatx(floatx)
+    tf.keras.backend.set_image_data_format(data_format)
+    tf.keras.mixed_precision.set_global_policy(policy)
 
 
 def update_arguments(gradient, variable, learning_rate) -> tuple:
@@ -153,15 +178,34 @@ def float16_weights_policy():
     return Float16Weights("float32")
 
 
-def graph(function, shape):
-    """Return a function of one uint8 tensor as a graph, traced once.
+@contextlib.contextmanager
+def without_retracing_warning() -> Iterator[None]:
+    """Context manager that keeps TensorFlow from warning of frequent retracing.
+
+    Every training traces its own step once; several in one process look like one function that is traced again and
+    again.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    tf.get_logger().addFilter(is_other)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(is_other)
+
+
+def graph(function, shape, dtype=tf.uint8):
+    """Return a function of one tensor as a graph, traced once.
 
     Several detectors in one process each have their own; TensorFlow would take that for frequent retracing and warn.
 
     Args:
       function: takes the tensor.
       shape: of the tensor; None for variable dimensions.
+      dtype: of the tensor.
     """
-    traced = tf.function(function, input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+    traced = tf.function(function, input_signature=[tf.TensorSpec(shape, dtype)], autograph=False)
     traced._omit_frequent_tracing_warning = True
     return traced

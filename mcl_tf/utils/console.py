@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -16,6 +19,20 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         discard_output()
+
+
+class _Bar(Progress):
+    """A progress bar that draws nothing while another one is shown, where rich before 14.1 raises an error."""
+
+    def start(self) -> None:
+        try:
+            super().start()
+        except LiveError:
+            self.disable = True
+
+    def stop(self) -> None:
+        if not self.disable:  # rich would print an empty line
+            super().stop()
 
 
 _console = _Console(soft_wrap=True, highlight=False)
@@ -27,19 +44,68 @@ def is_terminal() -> bool:
 
 
 def print_line(text: str) -> None:
-    """Print one line, above a progress bar if one is shown; a closed pipe discards all further output."""
+    """Print one line, above a progress bar if one is shown; after a failure, all further output is discarded.
+
+    Characters that the output cannot encode are printed as backslash escapes.
+    """
+    if sys.stdout is None:  # in a process without standard output
+        return
     try:
-        _console.print(text, markup=False)
+        _console.print(_encodable(text), markup=False)
         _console.file.flush()
-    except BrokenPipeError:
+    except OSError:  # a closed pipe, a full disk
         discard_output()
 
 
+def _encodable(text: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def discard_output() -> None:
-    """Redirect standard output to the null device; the reader of the pipe has closed it."""
+    """Redirect standard output to the null device; nobody can read it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
+
+
+def open_standard_streams() -> None:
+    """Open the null device for standard streams that are closed, and let the others escape what they cannot encode.
+
+    The next file that is opened would get the number of a closed stream, and with it whatever is printed there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115 - for good
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def captured_messages() -> Iterator[None]:
+    """Context manager that keeps what C++ code writes to standard error off the screen, unless there is an error."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    try:
+        messages = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    except OSError:  # no folder for temporary files, as in a read-only container
+        messages = open(os.devnull, "w+b")  # noqa: SIM115
+    with messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            messages.seek(0)
+            os.write(screen, messages.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
 
 
 class ConsoleHandler(logging.Handler):
@@ -85,7 +151,7 @@ def progress(description: str, visible: bool = True, **kwargs) -> Progress:
     """
     columns = [TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     columns.append(TextColumn("{task.fields[note]}"))
-    return Progress(*columns, console=_console, disable=not (visible and is_terminal()), **kwargs)
+    return _Bar(*columns, console=_console, disable=not (visible and is_terminal()), **kwargs)
 
 
 def duration(seconds: float) -> str:

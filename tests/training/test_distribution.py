@@ -256,3 +256,10 @@ def test_wrong_tf_config_is_refused_with_an_example(description, received, monke
 def test_right_tf_config_passes(index):
     description = json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": index}})
     assert check_cluster(description) == CLUSTER
+
+
+def test_the_strategy_of_a_scope_is_kept(two_replicas):
+    with two_replicas.scope():
+        assert make_strategy("auto") is two_replicas
+        with pytest.raises(UsageError, match="must be auto.*Received: one_device within a MirroredStrategy of 2 rep"):
+            make_strategy("one_device")

@@ -104,3 +104,13 @@ def test_peak_is_proportional_to_the_batch_size(batch_size, peak):
     schedule = optimizers.make_schedule(Config().training, batch_size, total_steps=100)
     assert float(schedule(0)) == pytest.approx(peak)
     assert float(schedule(100)) == pytest.approx(5e-4 * peak)
+
+
+@pytest.mark.parametrize("rise", [0, 2])
+def test_the_schedule_is_float32_whatever_keras_computes_in(rise, keras_settings):
+    training = Config().replace(warmup_steps=rise, learning_rate=0.1).training
+    expected = [float(optimizers.make_schedule(training, 64, 10)(step)) for step in range(10)]
+    keras_settings("float16", "channels_last", "float32")
+    rates = [optimizers.make_schedule(training, 64, 10)(step) for step in range(10)]
+    assert {tf.as_dtype(rate.dtype) for rate in rates} == {tf.float32}
+    assert [float(rate) for rate in rates] == expected

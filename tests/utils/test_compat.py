@@ -89,3 +89,38 @@ def test_seeded_layers_draw_what_follows_from_the_seed():
     np.testing.assert_array_equal(again, first)
     assert not np.array_equal(first[0], first[1])
     assert not np.array_equal(first[0], other[0])
+
+
+OTHER_SETTINGS = {
+    "mixed": ("float32", "channels_last", "mixed_bfloat16"),
+    "float64": ("float64", "channels_first", "float64"),
+    "float16": ("float16", "channels_first", "mixed_float16"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_keras_defaults_hold_and_the_settings_of_the_caller_are_restored(name, keras_settings):
+    keras_settings(*OTHER_SETTINGS[name])
+    assert current_keras_settings() == OTHER_SETTINGS[name]
+    with compat.keras_defaults(), compat.keras_defaults():
+        assert current_keras_settings() == ("float32", "channels_last", "float32")
+        assert tf.keras.layers.Conv2D(1, 1).data_format == "channels_last"
+    assert current_keras_settings() == OTHER_SETTINGS[name]
+    with pytest.raises(KeyError), compat.keras_defaults():
+        raise KeyError
+    assert current_keras_settings() == OTHER_SETTINGS[name]
+
+
+def current_keras_settings():
+    backend = tf.keras.backend
+    return backend.floatx(), backend.image_data_format(), tf.keras.mixed_precision.global_policy().name
+
+
+def test_retracing_of_own_functions_is_not_reported(caplog, monkeypatch):
+    logger = tf.get_logger()
+    monkeypatch.setattr(logger, "propagate", True)
+    with compat.without_retracing_warning():
+        logger.warning("5 out of the last 9 calls to f triggered tf.function retracing. Tracing is expensive")
+        logger.warning("another warning")
+    logger.warning("6 out of the last 9 calls to g triggered tf.function retracing. Tracing is expensive")
+    assert [record.getMessage()[:9] for record in caplog.records] == ["another w", "6 out of "]

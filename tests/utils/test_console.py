@@ -1,5 +1,6 @@
 """Terminal output: lines, log records, progress bars, and closed pipes."""
 
+import io
 import logging
 import os
 import pty
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.errors import LiveError
 
 from mcl_tf.utils import console
 from tests.helpers import ROOT
@@ -113,3 +115,114 @@ def test_bar_is_shown_on_a_terminal_only_if_visible():
 )
 def test_duration(seconds, text):
     assert console.duration(seconds) == text
+
+
+# One bar at a time: rich before 14.1 refuses a second one.
+
+
+@pytest.fixture
+def old_rich_terminal(monkeypatch):
+    """The output as a terminal, with the `set_live` of rich before 14.1; returns what is written."""
+    output = io.StringIO()
+
+    class OldConsole(console._Console):
+        def set_live(self, live):
+            if getattr(self, "shown", None) is not None:
+                raise LiveError("Only one live display may be active at once")
+            self.shown = live
+            return True
+
+        def clear_live(self):
+            self.shown = None
+
+    monkeypatch.setattr(console, "_console", OldConsole(file=output, force_terminal=True, width=100))
+    return output
+
+
+def test_a_second_bar_is_not_drawn(old_rich_terminal):
+    with console.progress("Training") as outer:
+        outer.add_task("", total=2, note="")
+        assert list(console.tracked(range(3), "Scoring", 3)) == [0, 1, 2]
+        console.print_line("between")
+        outer.refresh()  # still shown
+    assert list(console.tracked(range(3), "Fitting", 3)) == [0, 1, 2]
+    text = old_rich_terminal.getvalue()
+    assert all(word in text for word in ("Training", "between", "Fitting"))
+    assert "Scoring" not in text
+
+
+# Streams that are closed, full, or of another encoding.
+
+
+class Stream(io.TextIOWrapper):
+    def __init__(self, encoding):
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def text(self):
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [("utf-8", "类 ü\n"), ("latin-1", "\\u7c7b ü\n"), ("ascii", "\\u7c7b \\xfc\n")]
+)
+def test_lines_are_escaped_where_the_output_cannot_encode_them(encoding, expected, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Stream(encoding))
+    console.print_line("类 ü")
+    assert sys.stdout.text() == expected
+
+
+def test_a_process_without_output_prints_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    console.print_line("lost")
+    assert list(console.tracked("ab", "Scoring")) == ["a", "b"]
+
+
+STREAMS = """
+import os, sys
+from mcl_tf.utils import console
+console.open_standard_streams()
+console.open_standard_streams()
+file = open(sys.argv[1], "w")
+assert file.fileno() > 2
+print("类", flush=True)
+os.write(2, b"lost")
+with console.captured_messages():
+    os.write(2, b"lost, too")
+try:
+    with console.captured_messages():
+        os.write(2, b"the reason ")
+        raise OSError
+except OSError:
+    print("an error", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("closed", ["", "<&-", "2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_catch_the_output_of_files(closed, tmp_path):
+    command = ["bash", "-c", f'"$@" {closed}', "bash", sys.executable, "-c", STREAMS, str(tmp_path / "file")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert result.stdout == ("" if " >&-" in f" {closed}" else "\\u7c7b\n")
+    assert result.stderr == ("" if "2>&-" in closed else "lostthe reason an error\n")
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+def test_a_full_disk_discards_further_output():
+    with open("/dev/full", "w") as full:
+        code = "from mcl_tf.utils.console import print_line\nfor _ in range(3): print_line('line')"
+        process = start_python(code, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+
+
+def test_messages_are_dropped_without_a_folder_for_temporary_files(monkeypatch, capfd):
+    def fail():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(console.tempfile, "TemporaryFile", fail)
+    with console.captured_messages():
+        os.write(2, b"lost")
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"
