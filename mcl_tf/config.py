@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import numbers
+import operator
 import os
 from typing import Any
 
@@ -280,7 +281,10 @@ def _plain(name: str, value: Any) -> Any:
     elif hasattr(value, "tolist"):
         value = value.tolist()  # a scalar or an array of NumPy
     if isinstance(value, (list, tuple)):
-        return tuple(_plain("", item) for item in value)
+        items = tuple(_plain("", item) for item in value)
+        # scikit-learn's `clone` expects the very object that it has passed.
+        same = isinstance(value, tuple) and all(map(operator.is_, items, value))
+        return value if same else items
     if isinstance(value, str):
         return os.path.expanduser(str.__str__(value)) if name in PATHS else str.__str__(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
