@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import logging
 import os
 import stat
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
-from mcl_tf.data import decoding
+from mcl_tf.data import decoding, jpeg_warnings, listing
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
@@ -36,7 +35,8 @@ def score_files(
 
     Args:
       saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
-      images: a folder, read at any depth, or a glob such as "shots/**/*.png".
+      images: a folder, read at any depth, or a glob such as "shots/**/*.png". Each file counts once, whatever links
+        lead to it; the housekeeping of operating systems is left out. A folder that cannot be listed is unreadable.
       output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
       resume: whether to keep the rows of an existing output and score the other files only. An image that has changed
         since, by its size or the time of its modification, is scored again. Rows of files that are gone stay.
@@ -52,13 +52,14 @@ def score_files(
     images, output = os.path.expanduser(images), os.path.expanduser(output)
     path = version_folders.find(saved_model)
     size = read_card(path)["image_size"]
-    files = [name for name in find_files(images) if not _same_file(name, output)]
-    if not files:
+    found = listing.find_files(images)
+    files = [name for name in found.files if not _same_file(name, output)]
+    if not files and not found.failed:
         raise UsageError(f"images must be a folder with files or a glob that matches some. Received: {images}")
     score_file = ScoreFile(output, model_of(path), resume)
     left = [name for name in files if name not in score_file.scored]
     scorer = load_scorer(path)  # before the output is created
-    failed: list[tuple] = []
+    failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
         for rows, failures in scored_batches(scorer, left, size, batch_size):
@@ -68,14 +69,15 @@ def score_files(
             bar.update(task, advance=len(rows) + len(failures), note=note)
     if resume:
         score_file.sort(files)
-    scored, kept = len(left) - len(failed), len(files) - len(left)
+    kept = len(files) - len(left)
+    scored = len(left) + len(found.failed) - len(failed)
     _logger.info(
         "%d files were scored into %s, %d were scored before, %d are unreadable", scored, output, kept, len(failed)
     )
     for name, reason in failed:
         _logger.info("  %s %s", printable(name), reason)
-    if len(failed) == len(files):
-        raise UsageError(f"None of the {len(files)} files of {images} is an image that can be read")
+    if not scored and not kept:
+        raise UsageError(f"None of the {len(failed)} files of {images} is an image that can be read")
     return scored
 
 
@@ -100,19 +102,20 @@ def choose_threshold(
     images = os.path.expanduser(images)
     path = version_folders.find(saved_model)
     check_version(path)  # before the examples are scored
-    classes = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
+    classes = _list_classes(images)
     missing = [name for name in normal if name not in classes]
     if not classes or missing:
         raise UsageError(
             f"images must be a folder with a sub-folder per class, {', '.join(normal)} among them. "
             f"Received: {images} with {', '.join(classes) or 'no sub-folders'}"
         )
-    files = {name: find_files(os.path.join(images, name)) for name in classes}
-    names = [file for name in classes for file in files[name]]
-    is_anomaly = np.array([name not in normal for name in classes for _ in files[name]])
+    found = {name: listing.find_files(os.path.join(images, name)) for name in classes}
+    names = [file for name in classes for file in found[name].files]
+    is_anomaly = np.array([name not in normal for name in classes for _ in found[name].files])
     calibration.threshold_for(is_anomaly, is_anomaly, target)  # a wrong target is refused before all images are scored
     batches = list(scored_batches(load_scorer(path), names, read_card(path)["image_size"], batch_size))
-    failed = [failure for _, failures in batches for failure in failures]
+    failed = [failure for name in classes for failure in found[name].failed]
+    failed += [failure for _, failures in batches for failure in failures]
     if failed:
         raise UsageError(f"{printable(failed[0][0])} {failed[0][1]} ({len(failed)} such files)")
     scores = np.array([row["score"] for rows, _ in batches for row in rows])
@@ -131,12 +134,12 @@ def choose_threshold(
     return version
 
 
-def find_files(pattern) -> list[str]:
-    """Return the files of a folder, at any depth, or of a glob, sorted; hidden files are left out."""
-    pattern = os.fspath(pattern)
-    if os.path.isdir(pattern):
-        pattern = os.path.join(glob.escape(pattern), "**", "*")
-    return sorted(name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
+def _list_classes(images) -> list[str]:
+    """Return the sub-folders of a folder of examples, one per class."""
+    try:
+        return listing.find_folders(images) if os.path.isdir(images) else []
+    except OSError as error:
+        raise UsageError(f"{images} cannot be listed: {error.strerror or error}") from None
 
 
 def load_scorer(path):
@@ -205,8 +208,13 @@ def make_decoder(size: int):
     decode = compat.graph(lambda contents: decoding.decode(contents, size), [None], tf.string)
 
     def decode_bytes(contents):
-        images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
-        return images.numpy(), np.array([reason.decode() for reason in reasons.numpy()], object)
+        with jpeg_warnings.heard() as warnings:
+            images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
+        reasons = np.array([reason.decode() for reason in reasons.numpy()], object)
+        if warnings.found:  # by which of the images, only decoding them one by one can tell
+            for index in np.flatnonzero(reasons == ""):
+                reasons[index] = jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents[index]) else ""
+        return images.numpy(), reasons
 
     return decode_bytes
 

@@ -365,17 +365,6 @@ def test_refuses_bad_examples_in_one_line(options, message, refuse, examples, ve
 # Files and folders
 
 
-def test_finds_files_at_any_depth_or_by_a_glob(tmp_path):
-    for name in ("b.png", "a/c.jpg", "a/.hidden.png", ".a/d.png", "[x]/e.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = [f"{tmp_path}/{name}" for name in ("[x]/e.png", "a/c.jpg", "b.png")]
-    assert file_scoring.find_files(tmp_path) == names
-    assert file_scoring.find_files(f"{tmp_path}/**/*.png") == [names[0], names[2]]
-    assert file_scoring.find_files(tmp_path / "[x]") == names[:1]
-    assert file_scoring.find_files(tmp_path / "nowhere") == []
-
-
 def test_does_not_score_its_own_output(score, tmp_path, library_log):
     (tmp_path / "a.png").write_bytes(encode(mixed_images(1, 9, 9, 0)[0]))
     assert score(tmp_path / "scores.csv", images=tmp_path) == 1

@@ -1,26 +1,32 @@
 """Decodes images in the graph, for training, for a server, for files and for Beam.
 
-- JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (8 bits with a palette, 24 and 32 bits) and GIF;
-- grey is repeated to three channels; alpha is dropped, not blended;
-- of 16 bits per sample, the upper eight count; of an animation, the first image;
-- neither EXIF orientation nor a colour profile is applied.
+- JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (palettes, 16 to 32 bits, uncompressed) and GIF;
+- grey is repeated to three channels; alpha is dropped in every format, so that a transparent pixel has the colour that
+  is stored for it;
+- of 16 bits per sample, the upper eight count; of an animation, the first image, on its canvas;
+- the orientation that EXIF states is applied, a colour profile is not.
 
-`views.prepare` then resizes the images.
+The pixels are those of Pillow, to the bit. `views.prepare` then resizes the images.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
+from mcl_tf.data import bmp, gif, orientation
+from mcl_tf.data.encoded_bytes import demand, numbers
 
 MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred times as much
 PARALLEL = 4  # images decoded at a time; limits the memory of a server
 FORMATS = (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n"), ("GIF", b"GIF8"), ("BMP", b"BM"))
-_JPEG, _BMP, _NO_FORMAT = 0, 3, len(FORMATS)
-_HEADER = 64  # bytes; every format except JPEG states its size within them
-_BITFIELDS = 3  # BMP compression: 32 bits per pixel with masks
+_JPEG, _PNG, _GIF, _BMP, _NO_FORMAT = range(len(FORMATS) + 1)
+_HEADER = 64  # bytes; PNG and BMP state their size within them
+_JPEG_PIXELS = 512  # per byte, at most: a block of 64 pixels takes at least one bit
+_PNG_SIDES, _BMP_SIDES = ((20, -4), (16, -4)), ((22, 4), (18, 4))  # height and width in the header
 
 
 def decode(contents, size: int):
@@ -34,19 +40,14 @@ def decode(contents, size: int):
       images: uint8 [n, size, size, 3], black where decoding failed.
       reasons: string [n], why decoding failed, as the end of a sentence; empty where it succeeded.
     """
-    headers = _headers(contents)
-    kinds, sides = _kinds(headers), _sides(headers)
-    parts = (contents, kinds, sides)
+    kinds, sides, turned = _read_headers(contents)
+    parts = (contents, kinds, sides, _orientations(contents, kinds, turned))
 
     def decode_all():
-        return _map(lambda part: _decode_and_resize(part[0], part[1], part[2], size), parts, size)
+        return _map(lambda part: _decode_and_resize(part, size), parts, size)
 
     def decode_each():
-        return _map(
-            lambda part: _attempt(lambda: _decode_and_resize(part[0], part[1], part[2], size), _nothing(size)),
-            parts,
-            size,
-        )
+        return _map(lambda part: _attempt(lambda: _decode_and_resize(part, size), _nothing(size)), parts, size)
 
     # Catching errors per image costs 0.5 ms each, so it is done only if the whole batch fails.
     count = tf.shape(contents)[0]
@@ -90,9 +91,36 @@ def _attempt(make, otherwise):
     return tried.concatenate(tf.data.Dataset.from_tensors(otherwise)).take(1).get_single_element()
 
 
-def _headers(contents):
-    """Return the first bytes of every image, padded with zeros: int64 [n, _HEADER]."""
-    return tf.cast(tf.io.decode_raw(contents, tf.uint8, fixed_length=_HEADER), tf.int64)
+def _read_headers(contents):
+    """Return what the first bytes of every image, string [n], say.
+
+    Returns:
+      kinds: int32 [n], index in FORMATS.
+      sides: int64 [n, 5, 2], height and width for every possible format, 0 for JPEG, GIF and no format.
+      turned: bool [n], whether the image may have another orientation than it is stored in.
+    """
+    headers = tf.cast(tf.io.decode_raw(contents, tf.uint8, fixed_length=_HEADER), tf.int64)
+    fields = (*_PNG_SIDES, *_BMP_SIDES, *orientation.JPEG_FIELDS, *orientation.PNG_FIELDS)
+    png_height, png_width, height, width, *markers, chunk = numbers(headers, *fields)
+    height = tf.where(height >= 2**31, 2**32 - height, height)  # negative in a BMP that is stored from the top down
+    kinds = _kinds(headers)
+    turned = (kinds == _JPEG) & orientation.jpeg_may_be_turned(*markers)
+    turned |= (kinds == _PNG) & orientation.png_may_be_turned(chunk)
+    no = tf.zeros_like(height)
+    sides = tf.stack([no, no, png_height, png_width, no, no, height, width, no, no], axis=1)
+    return kinds, tf.reshape(sides, [-1, len(FORMATS) + 1, 2]), turned
+
+
+def _orientations(contents, kinds, turned):
+    """Return the orientations int64 [n] of images, of which some may be turned."""
+
+    def find():
+        chosen = tf.where(turned)
+        found = orientation.find_orientations(tf.gather_nd(contents, chosen), tf.gather_nd(kinds, chosen) == _JPEG)
+        return tf.tensor_scatter_nd_update(upright, chosen, found)
+
+    upright = tf.ones_like(kinds, tf.int64)
+    return tf.cond(tf.reduce_any(turned), find, lambda: upright)
 
 
 def _kinds(headers):
@@ -104,92 +132,89 @@ def _kinds(headers):
     return tf.argmax(matches, axis=1, output_type=tf.int32)
 
 
-def _sides(headers):
-    """Return height and width for every possible format: int64 [n, 5, 2], 0 for JPEG and for no format."""
-    png, gif, bmp = ((20, -4), (16, -4)), ((8, 2), (6, 2)), ((22, 4), (18, 4))
-    sides = tf.reshape(_numbers(headers, *png, *gif, *bmp), [-1, 3, 2])
-    sides = tf.pad(sides, [[0, 0], [1, 1], [0, 0]])
-    # A BMP that is stored from the top down has a negative height.
-    signed = np.arange(len(FORMATS) + 1)[:, None] == _BMP
-    return tf.where(signed & (sides >= 2**31), 2**32 - sides, sides)
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def decode_at_own_size(contents):
+    """Decode one image, string [] -> uint8 [h, w, 3]; an operation in it fails if that is not possible.
 
-
-def _numbers(headers, *fields):
-    """Read unsigned numbers from every header.
-
-    Args:
-      headers: int64 [n, _HEADER].
-      *fields: (position, width in bytes) of every number; a negative width means that the high byte comes first.
-
-    Returns:
-      int64 [n, fields].
+    It cannot be exported: what is rare is called as a function of Python, because all that it takes would be built anew
+    for every iteration of a dataset, which takes as long as decoding hundreds of images.
     """
-    # One product, because building a graph of slices and sums takes longer than reading a hundred images.
-    weights = np.zeros((_HEADER, len(fields)), np.int64)
-    for column, (position, width) in enumerate(fields):
-        powers = 256 ** np.arange(abs(width))
-        weights[position : position + len(powers), column] = powers if width > 0 else powers[::-1]
-    return tf.matmul(headers, weights)
+    kinds, sides, turned = _read_headers(contents[None])
+    kind = kinds[0]
+    rare = turned[0] | (kind > _PNG)
+
+    def usual():
+        own = tf.cond(kind == _JPEG, lambda: _jpeg_sides(contents), lambda: sides[0][_PNG])
+        with demand(_is_wanted(kind, own), "not an image"):
+            return tf.cond(kind == _JPEG, lambda: _decode_jpeg(tf.identity(contents)), lambda: _decode_png(contents))
+
+    def other():
+        pixels = tf.numpy_function(_try_to_decode, [contents], tf.uint8, stateful=False)
+        with demand(tf.size(pixels) > 0, "not an image"):
+            return tf.identity(pixels)
+
+    return tf.ensure_shape(tf.cond(rare, other, usual), [None, None, 3])
+
+
+def _try_to_decode(contents):
+    """Decode any image to an array uint8 [h, w, 3]; return an empty one if that is not possible."""
+    try:
+        return _decode_any(tf.constant(contents)).numpy()
+    except tf.errors.OpError:
+        return np.zeros([0, 0, 3], np.uint8)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def decode_at_own_size(contents):
-    """Decode one image, string [] -> uint8 [h, w, 3]; an operation in it fails if that is not possible."""
-    headers = _headers(contents[None])
-    kind = _kinds(headers)[0]
-    sides = _own_sides(contents, kind, _sides(headers)[0])
-    with tf.control_dependencies([tf.debugging.Assert(_is_wanted(kind, sides), ["not an image"])]):
-        return _pixels(tf.identity(contents), kind)
+def _decode_any(contents):
+    kinds, sides, turned = _read_headers(contents[None])
+    wanted = _is_wanted(kinds[0], _own_sides(contents, kinds[0], sides[0]))
+    with demand(wanted, "not an image"):
+        found = _orientations(contents[None], kinds, turned)[0]
+    return _pixels(contents, kinds[0], found)
 
 
-def _decode_and_resize(contents, kind, sides, size):
+def _decode_and_resize(part, size):
     """Return an image uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
+    contents, kind, sides, found = part
     sides = _own_sides(contents, kind, sides)
-    image = lambda: views.prepare(_pixels(contents, kind)[None], size)[0]  # noqa: E731
+    image = lambda: views.prepare(_pixels(contents, kind, found)[None], size)[0]  # noqa: E731
     return tf.cond(_is_wanted(kind, sides), image, lambda: _nothing(size)[0]), sides
 
 
 def _own_sides(contents, kind, sides):
-    """Return the sides int64 [2] of an image from those by format [5, 2]; a JPEG is searched for them."""
-    return tf.cond(
-        kind == _JPEG, lambda: tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64), lambda: sides[kind]
+    """Return the sides int64 [2] of an image from those by format [5, 2]; JPEG and GIF are searched for them."""
+    return tf.switch_case(
+        tf.where(kind == _JPEG, 0, tf.where(kind == _GIF, 1, 2)),
+        [lambda: _jpeg_sides(contents), lambda: gif.layout(contents)[0], lambda: sides[kind]],
     )
 
 
+def _jpeg_sides(contents):
+    """Return the sides int64 [2] of a JPEG, -1 if it has too few bytes for its pixels: a decoder would make them up."""
+    sides = tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+    possible = tf.reduce_prod(sides) <= _JPEG_PIXELS * tf.cast(tf.strings.length(contents), tf.int64)
+    return tf.where(possible, sides, -1)
+
+
 def _is_wanted(kind, sides):
-    return (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS)
+    return (kind < _NO_FORMAT) & (tf.reduce_prod(sides) <= MAX_PIXELS) & (sides[0] >= 0)
 
 
-def _pixels(contents, kind):
-    """Decode an image of a known format to uint8 [h, w, 3]."""
-    usual = lambda: tf.io.decode_image(contents, channels=3, expand_animations=False)  # noqa: E731
-    pixels = tf.cond(kind == _BMP, lambda: _decode_bmp(contents), usual)
+def _decode_jpeg(contents):
+    # The accurate transform is that of other decoders; the fast one is up to 5 grey levels off and no faster.
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_png(contents):
+    return tf.io.decode_png(contents, channels=3)
+
+
+def _pixels(contents, kind, found):
+    """Decode an image of a known format and orientation to uint8 [h, w, 3], upright."""
+    decoders = (_decode_jpeg, _decode_png, gif.decode, bmp.decode)
+    pixels = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
+    pixels = tf.cond(found > 1, lambda: orientation.turn(pixels, found), lambda: pixels)
     return tf.ensure_shape(pixels, [None, None, 3])
-
-
-# A call of its own: inlined, its many unused operations would take a third of the time of a small PNG.
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)], autograph=False, experimental_attributes={"_noinline": True}
-)
-def _decode_bmp(contents):
-    """Decode a BMP to uint8 [h, w, 3]; TensorFlow's decoder knows neither palettes nor compression."""
-    fields = ((10, 4), (14, 4), (30, 4), (46, 4), (28, 2))
-    numbers = _numbers(_headers(contents[None]), *fields)[0]
-    offset, header, compression, colours, bits = tf.unstack(numbers)
-    plain = (compression == 0) | ((compression == _BITFIELDS) & (bits == 32))
-    known = tf.debugging.Assert(plain & (header >= 40), ["a compressed or very old BMP"])
-    with tf.control_dependencies([known]):
-        pixels = tf.io.decode_bmp(contents)
-
-    def by_palette():
-        count = tf.where(colours == 0, tf.constant(256, tf.int64), colours)
-        fits = tf.debugging.Assert((count <= 256) & (14 + header + 4 * count <= offset), ["a BMP's palette"])
-        with tf.control_dependencies([fits]):
-            table = tf.strings.substr(contents, 14 + header, 4 * count)
-        palette = tf.reshape(tf.io.decode_raw(table, tf.uint8), [-1, 4])[:, 2::-1]  # blue, green, red, unused
-        return tf.gather(palette, tf.cast(pixels[..., 0], tf.int32))
-
-    return tf.cond(bits == 8, by_palette, lambda: pixels[..., :3])
 
 
 def _reasons(contents, kinds, sides):
