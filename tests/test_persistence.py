@@ -169,7 +169,7 @@ NEW_FIELDS = {  # of the configuration, by group
     "training": ["warmup_steps"],
     "scoring": ["evidence", "score"],
 }
-NEW_ENTRIES = ["detail_size", "texture_channels", "restarts"]
+NEW_ENTRIES = ["detail_size", "texture_channels", "restarts", "files"]
 FIRST_VERSION = dict(standardize=False, rotation_weight=0.0, evidence=False, embedding="encoder", views=8)
 
 
