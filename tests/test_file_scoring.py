@@ -315,12 +315,22 @@ def test_a_later_choice_starts_from_the_newest_version(examples, versions):
         (["normal"], "fpr=2", "Received: fpr=2"),
     ],
 )
-def test_refuses_examples_that_give_no_threshold(normal, target, message, examples, versions):
+def test_refuses_examples_that_give_no_threshold(normal, target, message, examples, versions, monkeypatch):
+    """Before the examples are scored, which may take long."""
+    monkeypatch.setattr(file_scoring, "scored_batches", None)
     with pytest.raises(UsageError) as error:
         file_scoring.choose_threshold(versions, examples, normal, target)
     assert message.format(examples) in str(error.value)
     assert "\n" not in str(error.value)
     assert visible_names(versions) == ["1"]
+
+
+def test_refuses_a_model_beside_which_no_version_can_be_written(examples, versions, monkeypatch):
+    """Before the examples are scored."""
+    monkeypatch.setattr(file_scoring, "scored_batches", None)
+    (versions / "1").rename(versions / "model")
+    with pytest.raises(UsageError, match=r"The name of a version must be a number.*Received: .*model$"):
+        file_scoring.choose_threshold(versions / "model", examples, ["normal"])
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])

@@ -205,7 +205,8 @@ def _report_left_out(folder: str, found: dict[str, listing.Listing]) -> None:
     paths = [path for split in found.values() for path in split.files]
     others = [os.path.splitext(path)[1].lower() or "no ending" for path in paths if not _is_image(path)]
     if others:
-        kinds = ", ".join(f"{printable(ending)} ({n})" for ending, n in collections.Counter(others).most_common())
+        counts = sorted(collections.Counter(others).items(), key=lambda item: (-item[1], item[0]))
+        kinds = ", ".join(f"{printable(ending)} ({n})" for ending, n in counts)
         one = len(others) == 1
         text = "file of another format was" if one else "files of other formats were"
         _logger.warning("%d %s left out: %s", len(others), text, kinds)

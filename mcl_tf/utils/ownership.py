@@ -31,10 +31,14 @@ def strangers(folder: pathlib.Path, written: Contents | None) -> list[str]:
     Args:
       folder: the folder.
       written: the contents as they were written; None if this library has not written the folder.
+
+    Returns:
+      Paths within the folder, without those below another one of them.
     """
     if written is None:
         return sorted(os.listdir(folder))
-    return sorted(name for name, size in contents(folder).items() if written.get(name, -1) != size)
+    found = {name for name, size in contents(folder).items() if written.get(name, -1) != size}
+    return sorted(name for name in found if os.path.dirname(name) not in found)
 
 
 def check_replaceable(folder: pathlib.Path, written: Contents | None, what: str) -> None:

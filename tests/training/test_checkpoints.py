@@ -170,7 +170,7 @@ def test_saved_step_is_not_saved_again(tmp_path):
 
 
 def test_interrupted_save_is_ignored_and_removed(tmp_path):
-    unfinished = tmp_path / ".step-000000099.0123456789ab.tmp"
+    unfinished = tmp_path / ".step-000000099.0123456789ab.mcl_tf.tmp"
     unfinished.mkdir()
     (unfinished / "variables.index").touch()
     store, _ = make_store(tmp_path)
@@ -182,7 +182,7 @@ def test_interrupted_save_is_ignored_and_removed(tmp_path):
 
 
 def test_training_removes_interrupted_saves(tmp_path):
-    unfinished = tmp_path / "checkpoints" / ".step-000000099.0123456789ab.tmp"
+    unfinished = tmp_path / "checkpoints" / ".step-000000099.0123456789ab.mcl_tf.tmp"
     unfinished.mkdir(parents=True)
     (unfinished / "variables.index").touch()
     make_trainer(tmp_path, max_steps=2).fit()

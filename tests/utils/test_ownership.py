@@ -31,7 +31,7 @@ def test_strangers_are_new_and_changed_names(folder):
     assert ownership.strangers(folder, written) == []
     assert ownership.strangers(folder, {**written, "gone": 3}) == []
     assert ownership.strangers(folder, {**written, "a": 4}) == ["a"]
-    (folder / "sub" / "new").mkdir()
+    (folder / "sub" / "new" / "below").mkdir(parents=True)
     assert ownership.strangers(folder, written) == ["sub/new"]
     assert ownership.strangers(folder, None) == ["a", "link", "sub"]
 
