@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import re
 import sys
 
 import apache_beam as beam
@@ -24,6 +25,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunIn
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from mcl_tf import file_scoring
+from mcl_tf.data import listing
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
 from mcl_tf.export.model_card import read_card
@@ -110,6 +112,11 @@ class ScoreImages(beam.PTransform):
         return {"scores": rows, FAILED: decoded[FAILED]}
 
 
+def _is_wanted(metadata, base: str) -> bool:
+    """Return whether a matched file is none of the housekeeping below the fixed part of a glob."""
+    return not any(map(listing.is_housekeeping, os.path.relpath(metadata.path, base).split(os.sep)))
+
+
 class _Read(beam.DoFn):
     """Maps a matched file to (name, bytes), or to the tagged output {file, reason}."""
 
@@ -131,10 +138,12 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
     if not any(match.metadata_list for match in beam.io.filesystems.FileSystems.match([options.input])):
         raise UsageError(f"--input must be a glob that matches files. Received: {options.input}")
     score = ScoreImages(options.saved_model, options.batch_size)
+    base = os.path.dirname(re.split(r"[*?\[]", options.input)[0])  # names that the user has typed are wanted
     with beam.Pipeline(options=pipeline_options) as pipeline:
         read = (
             pipeline
             | fileio.MatchFiles(options.input)
+            | "Leave out" >> beam.Filter(_is_wanted, base)
             | beam.Reshuffle()
             | "Read" >> beam.ParDo(_Read()).with_outputs(FAILED, main="contents")
         )

@@ -128,6 +128,7 @@ class AnomalyDetector:
         labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
         class_names = _check_classes(labels, class_names)
         config = self.config.replace(labelled=len(class_names) > 1)
+        _check_counts(images, labels)
         held_out = select_held_out(labels, config)
         normal, calibrating, labels = images[~held_out], images[held_out], labels[~held_out]
 
@@ -286,6 +287,17 @@ def _train(config: Config, images, labels, size: int, callbacks):
             ) from None
         _logger.warning("%s It did so again with gentler settings. Only the local score is used.", error)
         return None, config.replace(score="local"), 1
+
+
+def _check_counts(images, labels) -> None:
+    """Refuse images of which none can be held out, and warn if none of them shows anything."""
+    if np.bincount(labels).max() < 2:
+        raise UsageError(
+            "A class must have at least two images, because the threshold needs images that are not trained on. "
+            f"Received: {len(labels)} classes with one image each"
+        )
+    if all((image == image[0, 0]).all() for image in images):
+        _logger.warning("All %d normal images are of a single colour each; there is little to learn.", len(images))
 
 
 def _check_spread(scores) -> None:

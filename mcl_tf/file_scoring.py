@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import glob
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ import tensorflow as tf
 
 from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
-from mcl_tf.data import decoding
+from mcl_tf.data import decoding, jpeg_warnings, listing
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
@@ -42,7 +41,8 @@ def score_files(
 
     Args:
       saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
-      images: a folder, read at any depth, or a glob such as "shots/**/*.png".
+      images: a folder, read at any depth, or a glob such as "shots/**/*.png". Each file counts once, whatever links lead
+        to it; the housekeeping of operating systems is left out. A folder that cannot be listed counts as unreadable.
       output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
       resume: whether to keep the rows of an existing output and score the other files only.
       batch_size: number of images scored at a time.
@@ -55,13 +55,14 @@ def score_files(
     """
     path = version_folders.find(saved_model)
     size = read_card(path)["image_size"]
-    files = [name for name in find_files(images) if not _same_file(name, output)]
-    if not files:
+    found = listing.find_files(images)
+    files = [name for name in found.files if not _same_file(name, output)]
+    if not files and not found.failed:
         raise UsageError(f"images must be a folder with files or a glob that matches some. Received: {images}")
     score_file = ScoreFile(output, resume)
     left = [name for name in files if name not in score_file.scored]
     scorer = load_scorer(path)
-    failed: list[tuple] = []
+    failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
         for rows, failures in scored_batches(scorer, left, size, batch_size):
@@ -69,14 +70,15 @@ def score_files(
             score_file.write(rows)
             note = f"{len(failed)} unreadable" if failed else ""
             bar.update(task, advance=len(rows) + len(failures), note=note)
-    scored, kept = len(left) - len(failed), len(files) - len(left)
+    kept = len(files) - len(left)
+    scored = len(left) + len(found.failed) - len(failed)
     _logger.info(
         "%d files were scored into %s, %d were scored before, %d are unreadable", scored, output, kept, len(failed)
     )
     for name, reason in failed:
         _logger.info("  %s %s", printable(name), reason)
-    if len(failed) == len(files):
-        raise UsageError(f"None of the {len(files)} files of {images} is an image that can be read")
+    if not scored and not kept:
+        raise UsageError(f"None of the {len(failed)} files of {images} is an image that can be read")
     return scored
 
 
@@ -99,18 +101,19 @@ def choose_threshold(
       UsageError: there is no model, a class is missing, or an example cannot be read.
     """
     path = version_folders.find(saved_model)
-    classes = sorted(entry.name for entry in os.scandir(images) if entry.is_dir()) if os.path.isdir(images) else []
+    classes = _list_classes(images)
     missing = [name for name in normal if name not in classes]
     if not classes or missing:
         raise UsageError(
             f"images must be a folder with a sub-folder per class, {', '.join(normal)} among them. "
             f"Received: {images} with {', '.join(classes) or 'no sub-folders'}"
         )
-    files = {name: find_files(os.path.join(images, name)) for name in classes}
-    names = [file for name in classes for file in files[name]]
-    is_anomaly = np.array([name not in normal for name in classes for _ in files[name]])
+    found = {name: listing.find_files(os.path.join(images, name)) for name in classes}
+    names = [file for name in classes for file in found[name].files]
+    is_anomaly = np.array([name not in normal for name in classes for _ in found[name].files])
     batches = list(scored_batches(load_scorer(path), names, read_card(path)["image_size"], batch_size))
-    failed = [failure for _, failures in batches for failure in failures]
+    failed = [failure for name in classes for failure in found[name].failed]
+    failed += [failure for _, failures in batches for failure in failures]
     if failed:
         raise UsageError(f"{printable(failed[0][0])} {failed[0][1]} ({len(failed)} such files)")
     scores = np.array([row["score"] for rows, _ in batches for row in rows])
@@ -129,12 +132,12 @@ def choose_threshold(
     return version
 
 
-def find_files(pattern) -> list[str]:
-    """Return the files of a folder, at any depth, or of a glob, sorted; hidden files are left out."""
-    pattern = os.fspath(pattern)
-    if os.path.isdir(pattern):
-        pattern = os.path.join(glob.escape(pattern), "**", "*")
-    return sorted(name for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
+def _list_classes(images) -> list[str]:
+    """Return the sub-folders of a folder of examples, one per class."""
+    try:
+        return listing.find_folders(images) if os.path.isdir(images) else []
+    except OSError as error:
+        raise UsageError(f"{images} cannot be listed: {error.strerror or error}") from None
 
 
 def load_scorer(path):
@@ -204,8 +207,13 @@ def make_decoder(size: int):
     decode = tf.function(lambda contents: decoding.decode(contents, size), input_signature=specification)
 
     def decode_bytes(contents):
-        images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
-        return images.numpy(), np.array([reason.decode() for reason in reasons.numpy()], object)
+        with jpeg_warnings.heard() as warnings:
+            images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
+        reasons = np.array([reason.decode() for reason in reasons.numpy()], object)
+        if warnings.found:  # by which of the images, only decoding them one by one can tell
+            for index in np.flatnonzero(reasons == ""):
+                reasons[index] = jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents[index]) else ""
+        return images.numpy(), reasons
 
     return decode_bytes
 

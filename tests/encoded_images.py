@@ -1,10 +1,11 @@
 """Encoded images of all formats and kinds, good and bad, for the tests of decoding and of the signatures."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.helpers import encode, mixed_images
 
@@ -26,6 +27,53 @@ def encode_png(width, height, depth, colour_type, rows):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
+def encode_bmp(width, height, bits, rows, *, masks=(), palette=b"", colours=0, offset=0):
+    """Create a BMP of raw lines, for kinds that Pillow does not write; masks make it one of bit fields."""
+    table = struct.pack(f"<{len(masks)}I", *masks) + palette
+    start = 54 + len(table) + offset
+    header = struct.pack("<IHHI", start + len(rows), 0, 0, start)
+    fields = (40, width, height, 1, bits, 3 if masks else 0, len(rows), 0, 0, colours, 0)
+    return b"BM" + header + struct.pack("<IiiHHIIiiII", *fields) + table + bytes(offset) + rows
+
+
+def encode_gif(canvas=None, corner=(0, 0), frame=None, **options):
+    """Create a GIF of `_PALETTE` whose frame lies on a canvas (width, height) at (left, top), of a stated frame size."""
+    content = bytearray(encode(_PALETTE, "GIF", **options))
+    place = content.index(b",", 13 + 3 * 16)
+    for position, sides in ((6, canvas), (place + 1, corner), (place + 5, frame)):
+        if sides is not None:
+            content[position : position + 4] = struct.pack("<HH", *sides)
+    return bytes(content)
+
+
+def damaged_jpeg(image=None, **options):
+    """Create a JPEG with a few bytes overwritten inside, which decoders decode all the same."""
+    content = bytearray(encode(mixed_images(1, 64, 64, 0)[0] if image is None else image, "JPEG", **options))
+    middle = (content.rindex(b"\xff\xda") + len(content)) // 2  # of the last scan
+    content[middle : middle + 20] = bytes(20)
+    return bytes(content)
+
+
+def _claiming(side):
+    """A JPEG whose header states another size."""
+    content = encode(IMAGE, "JPEG")
+    sides = content.index(struct.pack(">HH", 24, 36))
+    return content[:sides] + struct.pack(">HH", side, side) + content[sides + 4 :]
+
+
+def seen(content):
+    """The pixels uint8 [h, w, 3] that Pillow shows."""
+    return _rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+
+
+def turned(orientation, form="JPEG", order="<"):
+    """Create an image whose EXIF block, in a byte order, states an orientation."""
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F], exif[0x0112], exif[0x0131] = "maker", orientation, "software"
+    return encode(IMAGE, form, exif=exif.tobytes())
+
+
 def _rgb(image):
     return np.array(image.convert("RGB"))
 
@@ -34,7 +82,10 @@ def _repeated(grey):
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-# {kind: (bytes, the pixels uint8 [h, w, 3] that they stand for; None for JPEG, which decoders may round differently)}
+_ROWS = np.random.default_rng(1).integers(0, 256, (5, 28), dtype=np.uint8).tobytes()
+_COLOURS = np.random.default_rng(2).integers(0, 256, (16, 4), dtype=np.uint8).tobytes()
+_RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)
+# {kind: (bytes, the pixels uint8 [h, w, 3] that they stand for; None for those that Pillow shows)}
 GOOD = {
     "PNG": (encode(IMAGE), IMAGE),
     "PNG, grey": (encode(_GREY), _repeated(_GREY)),
@@ -53,9 +104,33 @@ GOOD = {
     "BMP, grey": (encode(_GREY, "BMP"), _repeated(_GREY)),
     "BMP, alpha": (encode(_ALPHA, "BMP"), IMAGE),
     "BMP, palette": (encode(_PALETTE, "BMP"), _rgb(_PALETTE)),
+    "BMP, more bytes after its end": (encode(IMAGE, "BMP") + b"more", IMAGE),
+    "BMP, 1 bit": (encode(_PALETTE.convert("1"), "BMP"), None),
+    "BMP, 1 bit, from the top down": (encode_bmp(31, -5, 1, _ROWS[:20], palette=_COLOURS[:8]), None),
+    "BMP, 4 bits": (encode_bmp(7, 5, 4, _ROWS[:20], palette=_COLOURS), None),
+    "BMP, 4 bits, few colours": (encode_bmp(7, 5, 4, bytes(20), palette=_COLOURS[:12], colours=3, offset=5), None),
+    "BMP, 16 bits": (encode_bmp(13, 5, 16, _ROWS), None),
+    "BMP, 16 bits, six of green": (encode_bmp(13, 5, 16, _ROWS, masks=(0xF800, 0x7E0, 0x1F)), None),
+    "BMP, 32 bits, with masks": (encode_bmp(7, 5, 32, _ROWS, masks=_RGB_MASKS), None),
+    "BMP, 32 bits, red first": (
+        encode_bmp(7, 5, 32, _ROWS, masks=_RGB_MASKS[::-1]),
+        np.frombuffer(_ROWS, np.uint8).reshape(5, 7, 4)[::-1, :, :3],
+    ),
     "GIF": (encode(_PALETTE, "GIF"), _rgb(_PALETTE)),
     "GIF, animated": (encode(_PALETTE, "GIF", **_ANIMATION), _rgb(_PALETTE)),
+    "GIF, transparent": (encode_gif(transparency=2), None),
+    "GIF, on a larger canvas": (encode_gif((50, 40), (5, 7)), None),
+    "GIF, transparent, on a larger canvas": (encode_gif((50, 40), (5, 7), transparency=2), None),
+    "GIF, larger than its canvas": (encode_gif((10, 10), (5, 7)), None),
+    "GIF, commented": (encode_gif(comment=b"!," * 300), None),
+    "GIF, interlaced": (encode_gif(interlace=1), None),
+    "GIF, more bytes after its end": (encode_gif() + b"more", None),
+    "PNG, transparent colour": (encode(_PALETTE, transparency=2), None),
+    "PNG, turned": (turned(6, "PNG"), None),
     "JPEG": (encode(IMAGE, "JPEG"), None),
+    "JPEG, no subsampling": (encode(IMAGE, "JPEG", subsampling=0), None),
+    "JPEG, restart markers": (encode(IMAGE, "JPEG", restart_marker_blocks=2), None),
+    **{f"JPEG, turned {i}{order}": (turned(i, order=order), None) for i in range(1, 9) for order in "<>"},
     "JPEG, grey": (encode(_GREY, "JPEG"), None),
     "JPEG, progressive": (encode(IMAGE, "JPEG", progressive=True), None),
     "JPEG, CMYK": (encode(IMAGE, "JPEG", mode="CMYK"), None),
@@ -83,6 +158,17 @@ BAD = {
     "JPEG, first bytes only": (b"\xff\xd8\xff", _DAMAGED.format("JPEG")),
     "GIF, first bytes only": (b"GIF89a", _DAMAGED.format("GIF")),
     "GIF, cut short": (encode(_PALETTE, "GIF")[:60], _DAMAGED.format("GIF")),
+    "GIF, frame of 12000x12000": (
+        encode_gif((10, 10), frame=(12000, 12000)),
+        "is a GIF of 12000x12000 pixels, more than 134217728",
+    ),
+    "GIF, canvas of 65535x65535": (
+        encode_gif((65535, 65535)),
+        "is a GIF of 65535x65535 pixels, more than 134217728",
+    ),
+    "GIF, frame of 0x0": (encode_gif(frame=(0, 0)), _DAMAGED.format("GIF")),
+    "JPEG, of 8000x8000 pixels, without them": (_claiming(8000), _DAMAGED.format("JPEG")),
+    "BMP, 16 bits, rare masks": (encode_bmp(13, 5, 16, _ROWS, masks=(1, 2, 4)), _DAMAGED.format("BMP")),
     "BMP, first bytes only": (b"BM", _DAMAGED.format("BMP")),
     "BMP, cut short": (encode(IMAGE, "BMP")[:200], _DAMAGED.format("BMP")),
     "BMP, compressed": (encode(_GREY, "BMP")[:30] + b"\1" + encode(_GREY, "BMP")[31:], _DAMAGED.format("BMP")),

@@ -47,6 +47,8 @@ def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     image = spec[0] if isinstance(spec, tuple) else spec
     if not isinstance(image, tf.TensorSpec) or image.shape.rank not in (3, 4):
         raise UsageError(f"{_FORM}. Received: elements {spec}")
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise UsageError("A dataset must end. Received: one that repeats without end; take(n) or repeat(n) ends it")
     batched = image.shape.rank == 4
     check_form(([] if batched else [None]) + image.shape.as_list(), image.dtype.as_numpy_dtype)
     return dataset.unbatch() if batched else dataset
@@ -65,7 +67,7 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
       uint8 [n, s, s, 3]; int [n] or None; the side of the network's input.
 
     Raises:
-      UsageError: these are not images, there are fewer than two, or not one label each.
+      UsageError: these are not images, there are fewer than two, not one label each, or a dataset does not end.
     """
     if isinstance(images, tf.data.Dataset):
         if labels is not None:
@@ -75,10 +77,10 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
             raise UsageError(f"The second part of an element must be an integer label. Received: {spec[1:]}")
-        network_size, size = choose_sizes(config, score, shape)
+        alone = images.map(lambda image, *_: image)
+        network_size, size = choose_sizes(config, score, shape, alone)
         if score == "image":
-            sample = images.take(SAMPLE).as_numpy_iterator()
-            warn_of_lost_detail((element[0] if isinstance(element, tuple) else element for element in sample), size)
+            warn_of_lost_detail(alone.take(SAMPLE).as_numpy_iterator(), size)
         images, labels = read_images(images, size)
     else:
         images = as_images(images)

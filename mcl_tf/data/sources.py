@@ -10,7 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.data import folders
+from mcl_tf.data import folders, jpeg_warnings
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
@@ -63,9 +63,9 @@ class Source:
         """Return the names of the test images, if they have any."""
         return None
 
-    def quiet(self) -> contextlib.AbstractContextManager:
-        """Context manager that keeps messages of the image decoders off the screen."""
-        return contextlib.nullcontext()
+    def heard(self) -> contextlib.AbstractContextManager:
+        """Context manager around the decoding of files, see `jpeg_warnings.heard`; it catches nothing without files."""
+        return contextlib.nullcontext(jpeg_warnings.Warnings())
 
 
 class DigitsSource(Source):
@@ -115,9 +115,9 @@ class FolderSource(Source):
         """Return the paths of the test images within the folder."""
         return self._folder.test_names()
 
-    def quiet(self) -> contextlib.AbstractContextManager:
-        """See `Source.quiet`."""
-        return folders.silent_decoders()
+    def heard(self) -> contextlib.AbstractContextManager:
+        """See `Source.heard`."""
+        return jpeg_warnings.heard(quiet=True)
 
 
 class TensorFlowDatasetsSource(Source):

@@ -6,7 +6,6 @@ a whole dataset against another one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 import numpy as np
@@ -15,6 +14,7 @@ import tensorflow as tf
 from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
+from mcl_tf.data.folders import class_list, has_number_names
 from mcl_tf.data.sources import Source, load_source
 from mcl_tf.errors import UsageError
 
@@ -48,19 +48,23 @@ class Task:
     test: tf.data.Dataset
 
 
-def choose_sizes(config: DataConfig, score: str, shape) -> tuple[int, int]:
+def choose_sizes(config: DataConfig, score: str, shape, images: tf.data.Dataset | None = None) -> tuple[int, int]:
     """Return the side of the network's input, and the side that images are stored with, which the texture sees.
 
     Args:
       config: `image_size` and `detail_size`; 0 for the longer side of the images within limits.
       score: "image", "local" or "both"; without a local score, images are stored with the side of the network's input.
       shape: (height, width, ...) of the images, None where unknown.
+      images: the images; the largest of the first ones counts where the shape is unknown.
 
     Raises:
       UsageError: `detail_size` is too small for a texture.
     """
     if 0 < config.detail_size < MIN_SIZE:
         raise UsageError(f"detail_size must be 0 or at least {MIN_SIZE}. Received: {config.detail_size}")
+    chosen = config.image_size and (score == "image" or config.detail_size)
+    if None in shape[:2] and images is not None and not chosen:
+        shape = [max(sides, default=None) for sides in zip(*_first_sides(images), strict=True)] or shape
     side = max(side or MAX_SIZE for side in shape[:2])
     network = config.image_size or int(np.clip(side, MIN_SIZE, MAX_SIZE))
     if score == "image":
@@ -68,8 +72,18 @@ def choose_sizes(config: DataConfig, score: str, shape) -> tuple[int, int]:
     return network, config.detail_size or int(np.clip(side, MIN_SIZE, MAX_DETAIL))
 
 
+def _first_sides(images: tf.data.Dataset) -> list[tuple[int, int]]:
+    """Return height and width of the first images; of none if one of them cannot be decoded, which is reported later."""
+    try:
+        return [image.shape[:2] for image in images.take(SAMPLE).as_numpy_iterator()]
+    except tf.errors.OpError:
+        return []
+
+
 def parse_classes(names, source: Source) -> list[int]:
     """Return the class numbers for numbers or names; `all` means every class.
+
+    Where a class of the dataset is named by a number, only names count.
 
     Args:
       names: strings.
@@ -84,10 +98,10 @@ def parse_classes(names, source: Source) -> list[int]:
     for name in names:
         if name in source.class_names:
             chosen.append(source.class_names.index(name))
-        elif name.isdecimal() and int(name) < len(source.class_names):
+        elif name.isdecimal() and int(name) < len(source.class_names) and not has_number_names(source.class_names):
             chosen.append(int(name))
         else:
-            possible = ", ".join(f"{i} {c}" if str(i) != c else c for i, c in enumerate(source.class_names))
+            possible = class_list(source.class_names, range(len(source.class_names)))
             raise UsageError(f"{source.name} has no such class. Possible: {possible} or all. Received: {name}")
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"A normal class is named twice. Received: {','.join(names)}")
@@ -114,19 +128,17 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
             "Every class is normal, so that the test split has no anomaly. Leave a class out of normal "
             f"or name an anomaly_dataset. Received: {','.join(config.normal)}"
         )
-    image_size, size = choose_sizes(config, score, source.image_shape)
+    train = source.read("train", normal).map(lambda image, _: image)
+    image_size, size = choose_sizes(config, score, source.image_shape, train)
     names = [source.class_names[c] for c in normal]
     groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
 
     other = load_source(config.anomaly_dataset, data_dir, ("test",)) if config.anomaly_dataset else None
     _check_test_split(source, normal, other)
     sources = [source] if other is None else [source, other]
-    with contextlib.ExitStack() as stack:
-        for part in sources:
-            stack.enter_context(part.quiet())
-        images, classes = _read_training(source, normal, size, watch, score)
-        for part in sources:
-            part.check([("test", None)], watch)  # a damaged file would otherwise end the run after its training
+    images, classes = _read_training(source, normal, size, watch, score)
+    for part in sources:
+        part.check([("test", None)], watch)  # a damaged file would otherwise end the run after its training
     labels = np.array([groups[int(number)] for number in classes], np.int32)
     test = _test_stream(source, size, normal)
     if other is not None:
@@ -139,12 +151,16 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
 def _read_training(source: Source, normal, size: int, watch, score: str):
     data = source.read("train", normal)
     try:
-        if score == "image":
-            warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
-        return read_images(data, size, watch)
+        with source.heard() as warnings:
+            if score == "image":
+                warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
+            read = read_images(data, size, watch)
     except tf.errors.OpError:
         source.check([("train", normal), ("test", None)], watch)
         raise
+    if warnings.found:
+        source.check([("train", normal), ("test", None)], watch)
+    return read
 
 
 def _check_test_split(source: Source, normal, other: Source | None) -> None:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.data import decoding
-from tests.encoded_images import BAD, GOOD, IMAGE, encode_png
+from tests.encoded_images import BAD, GOOD, IMAGE, encode_png, seen
 from tests.helpers import encode
 
 SIZE = 16
@@ -16,9 +16,9 @@ decode = tf.function(
 
 
 def pixels_of(kind):
-    """The pixels that a good image stands for; those of a JPEG as decoded by TensorFlow."""
+    """The pixels that a good image stands for."""
     content, pixels = GOOD[kind]
-    return tf.io.decode_jpeg(content, channels=3).numpy() if pixels is None else pixels
+    return seen(content) if pixels is None else pixels
 
 
 @pytest.mark.parametrize("kind", GOOD)

@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from mcl_tf.data import folders
 from mcl_tf.data.folders import Folder
 from mcl_tf.errors import UsageError
+from tests.encoded_images import damaged_jpeg
 
 
 def unwatched(batches, description):
@@ -133,8 +135,68 @@ def test_recognizes_the_name_of_a_folder(name, expected, tmp_path, monkeypatch):
     assert folders.is_folder("set/inner")
 
 
-def test_discards_what_decoders_write_to_standard_error(capfd):
-    with folders.silent_decoders():
-        os.write(2, b"Corrupt JPEG data")
-    os.write(2, b"after")
-    assert capfd.readouterr().err == "after"
+def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
+    for name in ("train/good/a.tif", "train/good/b.TIF", "test/cut/c.webp", "test/README"):
+        (folder_copy / name).write_bytes(b"")
+    shutil.copy(folder_copy / "test" / "good" / "0.png", folder_copy / "test" / "0.png")
+    (folder_copy / "test" / "good" / "again.png").symlink_to("0.png")
+    assert len(Folder(str(folder_copy)).files["test"][0]) == 5
+    assert library_log.messages == [
+        "5 files of other formats were left out: .tif (2), .txt (1), .webp (1), no ending (1)",
+        "1 images outside of a class folder were left out",
+        "1 links to images that are read already were left out",
+    ]
+
+
+def test_names_the_files_left_out_if_there_is_no_other(tmp_path, library_log):
+    for split in folders.SPLITS:
+        (tmp_path / split / "good").mkdir(parents=True)
+        (tmp_path / split / "good" / "0.tif").write_bytes(b"")
+    with pytest.raises(UsageError, match="There are no images"):
+        Folder(str(tmp_path))
+    assert library_log.messages == ["2 files of other formats were left out: .tif (2)"]
+
+
+def test_reads_jpeg_under_all_its_endings(folder_copy):
+    for ending in ("jfif", "JPE"):
+        Image.new("RGB", (5, 5)).save(folder_copy / "train" / "good" / f"x.{ending}", "JPEG")
+    assert len(Folder(str(folder_copy)).files["train"][0]) == 10
+
+
+@pytest.mark.parametrize("split", folders.SPLITS)
+def test_refuses_a_folder_that_cannot_be_listed(split, image_folder, monkeypatch):
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("good") and split in str(path):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(UsageError, match=f"{split}/good cannot be listed: Permission denied$"):
+        Folder(str(image_folder))
+
+
+def test_refuses_an_image_that_is_no_file(folder_copy):
+    (folder_copy / "train" / "good" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="train/good/gone.png is a pipe, a device or a link to nowhere"):
+        Folder(str(folder_copy))
+
+
+def test_leaves_links_to_their_own_folders_and_housekeeping_out(folder_copy):
+    expected = Folder(str(folder_copy)).files
+    good = folder_copy / "train" / "good"
+    for path in (good / "loop", folder_copy / "train" / "all", good / "deep er" / "up"):
+        path.symlink_to(good)
+    shutil.copytree(good / "deep er", folder_copy / "train" / "@eaDir")
+    shutil.copytree(good / "deep er", good / "@eaDir" / "0.png")
+    folder = Folder(str(folder_copy))
+    assert folder.class_names == ("cut", "good")
+    assert folder.files["train"][0] == expected["train"][0]
+
+
+def test_names_a_jpeg_whose_inside_is_damaged(folder_copy):
+    path = folder_copy / "test" / "cut" / "ü, 1.jpg"
+    path.write_bytes(damaged_jpeg())
+    with pytest.raises(UsageError, match="ü, 1.jpg is a JPEG with damaged data$"):
+        Folder(str(folder_copy)).check([("test", None)], unwatched)
