@@ -22,6 +22,10 @@ ENDINGS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
 # In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
 UNTUNED = tf.data.Options()
 UNTUNED.autotune.enabled = False
+# What is decoded by a call of Python waits for TensorFlow's own threads, and must not be one of them.
+_DECODING = tf.data.Options()
+_DECODING.autotune.enabled = False
+_DECODING.threading.private_threadpool_size = os.cpu_count() or 1
 _LAYOUT = "a folder DIR with images in DIR/train/<class>/ and DIR/test/<class>/"
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ class Folder:
         def decode(path, label):
             return decoding.decode_at_own_size(tf.io.read_file(path)), label
 
-        return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(UNTUNED)
+        return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(_DECODING)
 
     def check(self, parts, watch) -> None:
         """Decode all images of some parts, see `Source.check`.
@@ -122,7 +126,7 @@ class Folder:
             with tf.control_dependencies([image]):
                 return tf.identity(index)
 
-        tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(UNTUNED)
+        tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
         with jpeg_warnings.heard(quiet=True) as warnings:
             good = [index for batch in watch(tried.as_numpy_iterator(), "Checking test images") for index in batch]
         bad = np.setdiff1d(np.arange(len(paths)), good)
