@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import tempfile
 
 try:
     # First of all: mcl_tf says which Python and TensorFlow it needs.
@@ -24,6 +25,8 @@ from absl import flags as absl_flags
 from flags import MODULES, config_from_flags, refuse_other_modes, score_files_arguments, threshold_arguments
 from mcl_tf.run_record import holds_run, with_run_directory
 from mcl_tf.utils.console import ConsoleHandler, captured_messages, open_standard_streams
+
+MEMORY = "/dev/shm"  # Linux's folder for shared memory
 
 
 def main(arguments: list[str]) -> int:
@@ -94,12 +97,27 @@ def prepare_process() -> None:
     import_tensorflow_quietly()
 
 
+def find_temporary_folder() -> None:
+    """Let temporary files lie in memory on a read-only system; TensorFlow and matplotlib need a folder for them.
+
+    Raises:
+      UsageError: there is no such folder either.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        if not os.access(MEMORY, os.W_OK):
+            raise UsageError(f"TMPDIR must be a writable folder for temporary files. Received: {error}") from None
+        os.environ["TMPDIR"] = MEMORY
+
+
 def import_tensorflow_quietly() -> None:
     """Import TensorFlow with its fast kernels, and keep its messages about absent GPUs off the screen."""
     if platform.machine() in ("x86_64", "AMD64"):
         # TensorFlow enables oneDNN by itself on the newest processors only. With AVX2 it halves the time of a step.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    find_temporary_folder()
     with captured_messages():
         import tensorflow as tf
 

@@ -61,11 +61,11 @@ def refuse_other_modes(values: flags.FlagValues = flags.FLAGS) -> None:
     Raises:
       UsageError: one of them is set.
     """
-    names = _flags_by_mode()
-    for name in sorted(set().union(*names.values()) - names[values["mode"].value]):
+    names, mode = _flags_by_mode(), str(values["mode"].value)
+    for name in sorted(set().union(*names.values()) - names[mode]):
         if values[name].present:
-            modes = " or ".join(f"--mode={mode}" for mode, own in names.items() if name in own)
-            raise UsageError(f"--{name} needs {modes}. Received: --mode={values['mode'].value}")
+            modes = " or ".join(f"--mode={other}" for other, own in names.items() if name in own)
+            raise UsageError(f"--{name} needs {modes}. Received: --mode={mode}")
 
 
 def _flags_by_mode() -> dict[str, set[str]]:

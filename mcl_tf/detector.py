@@ -25,6 +25,7 @@ from mcl_tf.training.callbacks import CollapseError, ProgressReport
 from mcl_tf.training.trainer import build_model
 from mcl_tf.utils.console import is_terminal
 
+_FIT_ARGUMENTS = {"images", "labels", "class_names", "callbacks", "verbose"}
 _logger = logging.getLogger(__name__)
 
 
@@ -67,6 +68,8 @@ class AnomalyDetector:
     """
 
     def __init__(self, config: Config | None = None, **overrides: Any):
+        for name in _FIT_ARGUMENTS & set(overrides):
+            raise UsageError(f"{name} is an argument of fit and no option. Received: {name}={overrides[name]!r}")
         self.config = (config or Config()).replace(**overrides)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

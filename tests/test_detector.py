@@ -732,6 +732,14 @@ def test_other_class_names_are_refused(class_names, message):
         detector_module._check_classes(np.array([0, 1, 1]), class_names)
 
 
+@pytest.mark.parametrize("name", ["callbacks", "class_names", "labels", "verbose"])
+def test_arguments_of_fit_are_no_options(name):
+    with pytest.raises(
+        mcl_tf.UsageError, match=rf"^{name} is an argument of fit and no option. Received: {name}=\[3\]$"
+    ):
+        mcl_tf.AnomalyDetector(**{name: [3]})
+
+
 @pytest.mark.slow
 def test_repeated_training_and_scoring_warn_of_no_retracing(two_replicas, keras_settings, caplog, monkeypatch):
     """Among them: one callback without a list, other settings of Keras, and the scope of the caller's strategy."""

@@ -415,12 +415,8 @@ def test_the_main_job_on_a_folder(image_folder, call_main, tmp_path):
 # Other people's environments.
 
 BARE = """
-import sys, tempfile
-
-def fail():
-    raise FileNotFoundError("No usable temporary directory found")
-
-tempfile._get_default_tempdir = fail
+import os, sys, tempfile
+tempfile._candidate_tempdir_list = lambda: [os.environ["TMPDIR"]] if "TMPDIR" in os.environ else []
 import main
 sys.exit(main.main(sys.argv))
 """
@@ -435,11 +431,25 @@ def test_scoring_without_standard_error_temporary_files_and_unicode(tiny_export,
     ]
     command = ["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", BARE, "--mode=score", *options]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environment.pop("TMPDIR", None)
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout
     assert "5 files were scored into" in result.stdout
     assert "\\u5f97\\u5206.csv" in result.stdout
     assert len(output.read_text(encoding="utf-8").splitlines()) == 6
+
+
+def test_a_system_without_any_writable_folder_is_refused_in_one_line(call_main, monkeypatch, capfd):
+    import main
+
+    def fail():
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(main.tempfile, "gettempdir", fail)
+    monkeypatch.setattr(main, "MEMORY", "/nowhere")
+    assert call_main("--dataset=digits") == 2
+    line = only_line(capfd.readouterr().err)
+    assert line.startswith("TMPDIR must be a writable folder for temporary files. Received: No usable temporary")
 
 
 @pytest.mark.parametrize(("closed", "code"), [("2>&-", 2), (">&-", 2), (">&- 2>&- <&-", 2)])

@@ -39,8 +39,16 @@ _console = _Console(soft_wrap=True, highlight=False)
 
 
 def is_terminal() -> bool:
-    """Return whether standard output is a terminal."""
-    return _console.is_terminal
+    """Return whether standard output is a terminal on which a bar can be drawn.
+
+    The answer of rich alone would follow variables such as FORCE_COLOR.
+    """
+    isatty = getattr(_console.file, "isatty", bool)
+    return _has_output() and isatty() and not _console.is_dumb_terminal
+
+
+def _has_output() -> bool:
+    return not getattr(sys.stdout, "closed", sys.stdout is None)
 
 
 def print_line(text: str) -> None:
@@ -48,7 +56,7 @@ def print_line(text: str) -> None:
 
     Characters that the output cannot encode are printed as backslash escapes.
     """
-    if sys.stdout is None:  # in a process without standard output
+    if not _has_output():
         return
     try:
         _console.print(_encodable(text), markup=False)

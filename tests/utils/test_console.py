@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import types
 
 import pytest
 from rich.errors import LiveError
@@ -123,7 +124,10 @@ def test_duration(seconds, text):
 @pytest.fixture
 def old_rich_terminal(monkeypatch):
     """The output as a terminal, with the `set_live` of rich before 14.1; returns what is written."""
-    output = io.StringIO()
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
 
     class OldConsole(console._Console):
         def set_live(self, live):
@@ -135,6 +139,7 @@ def old_rich_terminal(monkeypatch):
         def clear_live(self):
             self.shown = None
 
+    output = Terminal()
     monkeypatch.setattr(console, "_console", OldConsole(file=output, force_terminal=True, width=100))
     return output
 
@@ -149,6 +154,23 @@ def test_a_second_bar_is_not_drawn(old_rich_terminal):
     text = old_rich_terminal.getvalue()
     assert all(word in text for word in ("Training", "between", "Fitting"))
     assert "Scoring" not in text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "expected"),
+    [
+        (True, {}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+        (False, {"FORCE_COLOR": "1"}, False),
+        (False, {"TTY_INTERACTIVE": "1"}, False),
+    ],
+)
+def test_a_terminal_is_what_the_stream_says(terminal, variables, expected, monkeypatch):
+    stream = types.SimpleNamespace(isatty=lambda: terminal, encoding="utf-8")
+    environment = {"TERM": "xterm", **variables}
+    monkeypatch.setattr(console, "_console", console._Console(file=stream, _environ=environment))
+    assert console.is_terminal() == expected
 
 
 # Streams that are closed, full, or of another encoding.
@@ -173,8 +195,12 @@ def test_lines_are_escaped_where_the_output_cannot_encode_them(encoding, expecte
 
 
 def test_a_process_without_output_prints_nothing(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
-    console.print_line("lost")
+    closed = Stream("utf-8")
+    closed.close()
+    for stream in (None, closed):
+        monkeypatch.setattr(sys, "stdout", stream)
+        console.print_line("lost")
+        assert not console.is_terminal()
     assert list(console.tracked("ab", "Scoring")) == ["a", "b"]
 
 
