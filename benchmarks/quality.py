@@ -165,8 +165,8 @@ def _rotation(config, task):
     from mcl_tf import views
     from mcl_tf.data import arrays
     from mcl_tf.data.batches import training_batches
-    from mcl_tf.detector import select_held_out
     from mcl_tf.model import MaskedContrastiveModel
+    from mcl_tf.normal_images import select_held_out
     from mcl_tf.training import optimizers
     from mcl_tf.training.trainer import Trainer
 

@@ -6,7 +6,6 @@ Reference: Cho, Seol, Lee, "Masked Contrastive Learning for Anomaly Detection", 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError
 from mcl_tf.networks import is_pretrained
-from mcl_tf.run_record import TrainingRecord
+from mcl_tf.normal_images import NormalImages
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.texture import TextureDescriptor, is_grey
 from mcl_tf.training import restarts
@@ -135,36 +134,26 @@ class AnomalyDetector:
             callbacks = [callbacks]
         for name in persistence.LEARNED:
             self.__dict__.pop(name, None)
-        images, labels, network_size = arrays.collect(images, labels, self.config.data, self.config.scoring.score)
-        if all(np.array_equal(image, images[0]) for image in images[1:]):
-            raise UsageError(f"The normal images must differ from each other. Received: {len(images)} equal images")
-        labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
-        class_names = _check_classes(labels, class_names)
-        config = self.config.replace(labelled=len(class_names) > 1)
-        _check_counts(images, labels)
-        held_out = select_held_out(labels, config)
-        normal, calibrating, all_labels, labels = images[~held_out], images[held_out], labels, labels[~held_out]
+        normal = NormalImages.collect(images, labels, class_names, self.config)
+        config = self.config.replace(labelled=len(normal.class_names) > 1)
 
         visible = bool(is_terminal() if verbose == "auto" else verbose)
         callbacks = [*callbacks, ProgressReport()] if visible else callbacks
-        record = None
-        if config.run.run_dir:
-            record = TrainingRecord.create(config, images, all_labels, held_out, network_size)
-        model, config, restart_count = _train(config, normal, labels, network_size, callbacks, record)
+        model, config, restart_count = _train(config, normal, callbacks)
         texture = None
         if config.scoring.score != "image":
-            texture = TextureDescriptor(images.shape[1], 1 if is_grey(normal) else 3)
+            texture = TextureDescriptor(normal.trained.shape[1], 1 if is_grey(normal.trained) else 3)
         # The places of an encoder that is trained on few images from scratch tell less than their texture.
         with_patches = texture is not None and is_pretrained(config.model)
-        scorer = make_scorer(model, config, len(class_names), texture, with_patches)
-        fitting.fit_gaussians(scorer, normal, labels, visible)
-        fitting.fit_units(scorer, calibrating, normal)
-        calibration_scores = scorer.scores(calibrating, visible)
+        scorer = make_scorer(model, config, len(normal.class_names), texture, with_patches)
+        fitting.fit_gaussians(scorer, normal.trained, normal.labels, visible)
+        fitting.fit_units(scorer, normal.calibrating, normal.trained)
+        calibration_scores = scorer.scores(normal.calibrating, visible)
         _check_spread(calibration_scores)
         scorer.threshold.assign(calibration.threshold_at(calibration_scores, config.scoring.pass_rate))
         _warn_of_few(len(calibration_scores), config.scoring.pass_rate)
 
-        self.class_names_, self.fitted_config_, self.restarts_ = class_names, config, restart_count
+        self.class_names_, self.fitted_config_, self.restarts_ = normal.class_names, config, restart_count
         self.calibration_scores_, self.scorer_ = calibration_scores, scorer
         return self
 
@@ -281,49 +270,25 @@ class AnomalyDetector:
         return self.__dict__[name]
 
 
-def select_held_out(labels, config: Config) -> np.ndarray:
-    """Return which images are held out from training to set the threshold.
-
-    Args:
-      labels: int [n].
-      config: the configuration.
-
-    Returns:
-      bool [n].
-    """
-    return arrays.hold_out(labels, config.data, calibration.images_needed(config.scoring.pass_rate))
-
-
-def _train(config: Config, images, labels, size: int, callbacks, record: TrainingRecord | None):
+def _train(config: Config, normal: NormalImages, callbacks):
     """Return (model, configuration in force, number of restarts); the model is None for a local score alone."""
+    size = normal.network_size
     if config.model.freeze_encoder:
         return build_model(config, size), config, 0
     if config.scoring.score == "local":
         return None, config, 0
     try:
-        model, count = restarts.train(
-            config, arrays.resize(images, size), labels, config.run.run_dir or None, callbacks, record
-        )
+        images, run_dir = arrays.resize(normal.trained, size), config.run.run_dir or None
+        model, count = restarts.train(config, images, normal.labels, run_dir, callbacks, normal.record)
         return model, config, count
     except CollapseError as error:
         if config.scoring.score != "both":
             raise UsageError(
                 f"{error} It did so again with gentler settings, so that there is no detector. Try score local, which "
-                f"trains no network, more images or a larger batch_size. Received: {len(images)} images"
+                f"trains no network, more images or a larger batch_size. Received: {len(normal.trained)} images"
             ) from None
         _logger.warning("%s It did so again with gentler settings. Only the local score is used.", error)
         return None, config.replace(score="local"), 1
-
-
-def _check_counts(images, labels) -> None:
-    """Refuse images of which none can be held out, and warn if none of them shows anything."""
-    if np.bincount(labels).max() < 2:
-        raise UsageError(
-            "A class must have at least two images, because the threshold needs images that are not trained on. "
-            f"Received: {len(labels)} classes with one image each"
-        )
-    if all((image == image[0, 0]).all() for image in images):
-        _logger.warning("All %d normal images are of a single colour each; there is little to learn.", len(images))
 
 
 def _check_spread(scores) -> None:
@@ -346,21 +311,3 @@ def _warn_of_few(count: int, pass_rate: float) -> None:
             100.0 * (1.0 - pass_rate),
             calibration.images_needed(pass_rate),
         )
-
-
-def _check_classes(labels, class_names) -> tuple[str, ...]:
-    """Return the names of the classes 0 to C - 1, all of which must have images."""
-    numbers = np.unique(labels)
-    if not np.array_equal(numbers, np.arange(len(numbers))):
-        raise UsageError(f"Labels must be 0 to C - 1 with images of every class. Received: {numbers.tolist()}")
-    if isinstance(class_names, (str, bytes, Set)):
-        raise UsageError(f"class_names must be a list, or a dictionary by label. Received: {class_names!r}")
-    if isinstance(class_names, Mapping):
-        absent = [number for number in numbers.tolist() if number not in class_names]
-        if absent:
-            raise UsageError(f"class_names must have a name for every label. Received: none for {absent}")
-        class_names = [class_names[number] for number in numbers.tolist()]
-    names = tuple(str(name) for name in (numbers if class_names is None else class_names))
-    if len(names) != len(numbers):
-        raise UsageError(f"{len(numbers)} classes need as many names. Received: {', '.join(names)}")
-    return names

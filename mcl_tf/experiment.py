@@ -16,8 +16,9 @@ from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.data.tasks import Task, build_task
-from mcl_tf.detector import AnomalyDetector, select_held_out
+from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
+from mcl_tf.normal_images import select_held_out
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble

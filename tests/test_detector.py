@@ -26,9 +26,8 @@ from absl import flags as absl_flags
 import flags
 import mcl_tf
 from mcl_tf import calibration, fitting
-from mcl_tf import detector as detector_module
-from mcl_tf.detector import select_held_out
 from mcl_tf.model import MaskedContrastiveModel
+from mcl_tf.normal_images import select_held_out
 from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.training import callbacks
 from mcl_tf.units import EVIDENCE_WEIGHT
@@ -704,34 +703,6 @@ def test_class_names_as_an_array():
     assert make_detector().fit(*tinted(COUNT), class_names=names).class_names_ == ("red", "blue")
 
 
-@pytest.mark.parametrize(
-    ("class_names", "expected"),
-    [
-        ({1: "blue", 0: "red"}, ("red", "blue")),
-        ({np.int64(0): "red", np.int64(1): "blue", 7: "absent"}, ("red", "blue")),
-        (("red", "blue"), ("red", "blue")),
-        (None, ("0", "1")),
-    ],
-)
-def test_class_names_may_be_a_dictionary(class_names, expected):
-    assert detector_module._check_classes(np.array([0, 1, 1]), class_names) == expected
-
-
-@pytest.mark.parametrize(
-    ("class_names", "message"),
-    [
-        ({0: "red"}, r"class_names must have a name for every label. Received: none for \[1\]"),
-        ({"red": 0, "blue": 1}, r"Received: none for \[0, 1\]"),
-        ("ab", "class_names must be a list, or a dictionary by label. Received: 'ab'"),
-        ({"red", "blue"}, "class_names must be a list, or a dictionary"),
-        (["red"], "2 classes need as many names. Received: red"),
-    ],
-)
-def test_other_class_names_are_refused(class_names, message):
-    with pytest.raises(mcl_tf.UsageError, match=message):
-        detector_module._check_classes(np.array([0, 1, 1]), class_names)
-
-
 @pytest.mark.parametrize("name", ["callbacks", "class_names", "labels", "verbose"])
 def test_arguments_of_fit_are_no_options(name):
     with pytest.raises(
@@ -749,7 +720,7 @@ def test_repeated_training_and_scoring_warn_of_no_retracing(two_replicas, keras_
     expected = make_detector(**options).fit(noise(COUNT), callbacks=callback)
     scores = expected.decision_function(noise(6))
     assert seen == [0]
-    for settings in (("float16", "channels_first", "mixed_bfloat16"), ("float64", "channels_first", "float64")) * 3:
+    for settings in (("float16", "channels_first", "mixed_bfloat16"), ("float64", "channels_first", "float64")) * 2:
         keras_settings(*settings)
         detector = make_detector(**options).fit(noise(COUNT))
         np.testing.assert_array_equal(detector.decision_function(noise(6)), scores)
@@ -961,6 +932,7 @@ def test_a_killed_save_leaves_the_old_or_the_new_detector(labelled, unlabelled, 
         network_size=scorer.network_size,
         image_size=scorer.image_size,
         texture=None,
+        patches=None,
         encoder=scorer.encoder,
     )
     outcomes = []
