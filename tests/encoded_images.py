@@ -37,7 +37,7 @@ def encode_bmp(width, height, bits, rows, *, masks=(), palette=b"", colours=0, o
 
 
 def encode_gif(canvas=None, corner=(0, 0), frame=None, **options):
-    """Create a GIF of `_PALETTE` whose frame of a stated size lies on a canvas (width, height) at (left, top)."""
+    """Create a GIF whose frame lies at (left, top) on a canvas (width, height); `frame` is the size that it states."""
     content = bytearray(encode(_PALETTE, "GIF", **options))
     place = content.index(b",", 13 + 3 * 16)
     for position, sides in ((6, canvas), (place + 1, corner), (place + 5, frame)):

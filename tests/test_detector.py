@@ -667,6 +667,18 @@ def test_equal_images_are_refused(images, options):
         make_detector(**options).fit(images)
 
 
+def test_classes_of_one_image_each_are_refused():
+    with pytest.raises(mcl_tf.UsageError, match="at least two images.* Received: 3 classes with one image each"):
+        make_detector().fit(noise(3), np.arange(3))
+
+
+def test_images_of_a_single_colour_each_are_warned_of(library_log):
+    images = np.repeat(np.arange(0, 200, 10, np.uint8), 16 * 16 * 3).reshape(-1, 16, 16, 3)
+    make_detector().fit(images)
+    warnings = [message for message in library_log.messages if "single colour" in message]
+    assert warnings == ["All 20 normal images are of a single colour each; there is little to learn."]
+
+
 def test_a_detector_that_scores_all_images_alike_is_refused(monkeypatch):
     monkeypatch.setattr(SelfEnsembleScorer, "scores", lambda self, images, visible=True: np.full(len(images), 7.0))
     with pytest.raises(mcl_tf.UsageError, match="All 12 held-out normal images have the same score") as error:

@@ -19,6 +19,7 @@ from mcl_tf import calibration, file_scoring
 from mcl_tf.errors import UsageError
 from mcl_tf.export.model_card import read_card
 from mcl_tf.score_file import COLUMNS, model_of
+from tests.encoded_images import GOOD, damaged_jpeg, seen
 from tests.helpers import (
     CLASS_NAMES,
     ROOT,
@@ -373,6 +374,60 @@ def test_refuses_bad_examples_in_one_line(options, message, refuse, examples, ve
 
 
 # Files and folders
+
+
+def test_an_image_has_the_same_score_whatever_way_it_comes(score, tiny_export, tiny_detector, tmp_path):
+    kinds = ("JPEG", "JPEG, CMYK", "JPEG, turned 6<", "JPEG, turned 7>", "PNG, palette", "GIF, on a larger canvas")
+    contents = [GOOD[kind][0] for kind in (*kinds, "GIF, transparent", "BMP, 1 bit")]
+    for index, content in enumerate(contents):
+        (tmp_path / f"{index}.bin").write_bytes(content)
+    score(tmp_path / "scores.csv", images=str(tmp_path / "*.bin"))
+    from_files = [float(row["score"]) for row in read_rows(tmp_path / "scores.csv")]
+    from_bytes = call_signature(tiny_export / "saved_model" / "1", "serving_bytes", contents)["score"]
+    from_arrays = np.concatenate([tiny_detector.decision_function(seen(content)[None]) for content in contents])
+    np.testing.assert_allclose(from_files, from_arrays, rtol=0, atol=SCORE_TOLERANCE)
+    np.testing.assert_allclose(from_bytes, from_arrays, rtol=0, atol=SCORE_TOLERANCE)
+
+
+def test_counts_links_once_and_what_cannot_be_listed_or_is_damaged_as_unreadable(
+    score, image_files, tmp_path, monkeypatch, library_log
+):
+    folder, scores = image_files
+    copy = tmp_path / "images"
+    shutil.copytree(folder / "deep er", copy / "deep er")
+    (copy / "deep er" / "up").symlink_to(copy)
+    (copy / "closed").mkdir()
+    (copy / "@eaDir").mkdir()
+    for path in (copy / "damaged.jpg", copy / "@eaDir" / "0.jpg"):
+        path.write_bytes(damaged_jpeg())
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert score(tmp_path / "scores.csv", images=copy) == COUNT // 2
+    check_rows(
+        tmp_path / "scores.csv",
+        {str(copy / "deep er" / os.path.basename(n)): scores[n] for n in scores if "deep er" in n},
+    )
+    assert (
+        f"{COUNT // 2} files were scored into {tmp_path / 'scores.csv'}, 0 were scored before, 2 are"
+        in library_log.text
+    )
+    assert f"{copy / 'closed'} cannot be listed: Permission denied" in library_log.text
+    assert f"{copy / 'damaged.jpg'} is a JPEG with damaged data" in library_log.text
+
+
+def test_fails_if_the_folder_cannot_be_listed(score, tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(UsageError, match="None of the 1 files of .* is an image that can be read"):
+        score(tmp_path / "scores.csv", images=tmp_path)
 
 
 def test_does_not_score_its_own_output(score, tmp_path, library_log):

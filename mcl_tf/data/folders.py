@@ -7,6 +7,7 @@ and does not name a damaged one.
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import os
 
@@ -239,6 +240,12 @@ def _reason(path) -> str:
             contents = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    explain = tf.function(lambda encoded: decoding.decode(encoded, 1)[1])
-    reason = explain(tf.constant([contents])).numpy()[0].decode()
+    reason = _explain()(tf.constant([contents])).numpy()[0].decode()
     return reason or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
+
+
+@functools.lru_cache(maxsize=1)  # tracing takes seconds
+def _explain():
+    """Return a function from encoded images, string [n], to the reasons why they cannot be decoded."""
+    specification = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda contents: decoding.decode(contents, 1)[1], input_signature=specification)

@@ -171,5 +171,30 @@ def test_yields_batches_for_scoring_in_order(form):
     np.testing.assert_array_equal(np.concatenate(batches), views.prepare(images, 16))
 
 
+@pytest.mark.parametrize("form", ["single", "batched", "labelled", "generated", "mapped"])
+def test_refuses_a_dataset_without_end(form):
+    images = noise(4, 16, 16, 3)
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.arange(4)) if form == "labelled" else images)
+    if form == "generated":
+        signature = tf.TensorSpec([None, None, 3], tf.uint8)
+        dataset = tf.data.Dataset.from_generator(lambda: iter(images), output_signature=signature)
+    dataset = dataset.repeat()
+    dataset = dataset.batch(3) if form == "batched" else dataset.map(lambda *x: x[0]) if form == "mapped" else dataset
+    for use in (
+        lambda: arrays.collect(dataset, None, DataConfig()),
+        lambda: list(arrays.scoring_batches(dataset, 3, 16)),
+    ):
+        with pytest.raises(UsageError, match="A dataset must end. Received: one that repeats without end"):
+            use()
+
+
+def test_the_size_follows_the_images_of_a_generator():
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(noise(3, 20, 18, 3)), output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
+    )
+    images, _, size = arrays.collect(dataset, None, DataConfig())
+    assert (images.shape, size) == ((3, 20, 20, 3), 20)
+
+
 def test_yields_no_batch_without_images():
     assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, 16)) == []

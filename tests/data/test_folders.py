@@ -175,10 +175,10 @@ def test_refuses_an_image_that_is_no_file(folder_copy):
 def test_leaves_links_to_their_own_folders_and_housekeeping_out(folder_copy):
     expected = Folder(str(folder_copy)).files
     good = folder_copy / "train" / "good"
-    for path in (good / "loop", folder_copy / "train" / "all", good / "deep er" / "up"):
-        path.symlink_to(good)
     shutil.copytree(good / "deep er", folder_copy / "train" / "@eaDir")
     shutil.copytree(good / "deep er", good / "@eaDir" / "0.png")
+    for path in (good / "loop", folder_copy / "train" / "all", good / "deep er" / "up"):
+        path.symlink_to(good)
     folder = Folder(str(folder_copy))
     assert folder.class_names == ("cut", "good")
     assert folder.files["train"][0] == expected["train"][0]

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data.sources import load_source
+from mcl_tf.data.sources import Source, load_source
 from mcl_tf.data.tasks import build_task, choose_sizes, parse_classes, read_images
 from mcl_tf.errors import UsageError
+from tests.encoded_images import damaged_jpeg
 
 
 def test_one_class_against_the_others():
@@ -77,6 +78,27 @@ def test_refuses_wrong_classes(tiny_dataset, normal, message):
         build_task(DataConfig(dataset="tiny_images", normal=normal), tiny_dataset)
 
 
+@pytest.mark.parametrize(
+    ("names", "normal", "expected"),
+    [
+        (("5", "7", "9"), ("5",), [0]),
+        (("5", "7", "9"), ("9", "7"), [2, 1]),
+        (("5", "7", "9"), ("1",), "Possible: 5, 7, 9 or all. Received: 1"),
+        (("0", "2", "bad"), ("1",), "Possible: 0, 2, bad or all. Received: 1"),
+        (("1", "0"), ("1",), [0]),
+        (("a", "b"), ("1",), [1]),
+        (("a", "b"), ("2",), "Possible: 0 a, 1 b or all. Received: 2"),
+    ],
+)
+def test_a_number_means_a_name_where_classes_are_named_by_numbers(names, normal, expected):
+    source = Source("numbers", names, (16, 16, 3))
+    if isinstance(expected, list):
+        assert parse_classes(normal, source) == expected
+    else:
+        with pytest.raises(UsageError, match=expected):
+            parse_classes(normal, source)
+
+
 def test_all_means_every_class(tiny_dataset):
     assert parse_classes(("all",), load_source("tiny_images", tiny_dataset)) == [0, 1, 2]
 
@@ -102,6 +124,26 @@ def test_uses_the_configured_sizes_or_those_of_the_images_within_limits(configur
         assert choose_sizes(config, score, shape) == (size, detail)
 
 
+@pytest.mark.parametrize(
+    ("sides", "configured", "expected"),
+    [
+        ([(20, 18)], (0, 0), (20, 20)),
+        ([(20, 18), (30, 50), (17, 17)], (0, 0), (50, 50)),
+        ([(8, 8)], (0, 0), (16, 16)),
+        ([(20, 18)], (40, 0), (40, 20)),
+        ([(20, 18)], (0, 64), (20, 64)),
+        ([], (0, 0), (224, 224)),
+    ],
+)
+def test_looks_at_the_first_images_where_their_sizes_are_unknown(sides, configured, expected):
+    images = tf.data.Dataset.from_generator(
+        lambda: (np.zeros((*side, 3), np.uint8) for side in sides),
+        output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+    )
+    config = DataConfig(image_size=configured[0], detail_size=configured[1])
+    assert choose_sizes(config, "both", (None, None, 3), images) == expected
+
+
 def test_a_texture_of_a_few_pixels_is_refused():
     with pytest.raises(UsageError, match="detail_size must be 0 or at least 16. Received: 8"):
         choose_sizes(DataConfig(detail_size=8), "local", (32, 32, 3))
@@ -124,7 +166,8 @@ def test_warns_of_lost_detail_if_only_the_network_sees_the_images(score, warned,
         if path.is_file() and not path.name.startswith("."):
             Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
     build_task(DataConfig(dataset=str(folder_copy), normal=("good",), image_size=16), score=score)
-    assert ["Resizing to 16x16 pixels discards" in message for message in library_log.messages] == [True] * warned
+    messages = [message for message in library_log.messages if "left out" not in message]
+    assert ["Resizing to 16x16 pixels discards" in message for message in messages] == [True] * warned
 
 
 def test_reads_training_images_in_the_same_order_every_time(tiny_dataset):
@@ -208,6 +251,14 @@ def test_names_damaged_files_before_the_training(folder_copy, damaged, message):
     with pytest.raises(UsageError, match=message) as error:
         build_task(DataConfig(dataset=str(folder_copy), normal=("good",)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["train/good/4.jpeg", "test/good/3.jpg"])
+def test_names_a_jpeg_whose_inside_is_damaged(name, folder_copy, capfd):
+    (folder_copy / name).write_bytes(damaged_jpeg())
+    with pytest.raises(UsageError, match=f"{name} is a JPEG with damaged data$"):
+        build_task(DataConfig(dataset=str(folder_copy), normal=("good",)))
+    assert "Corrupt" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("contents", "message"), [(b"", "is empty"), (b"<svg/>", "is not an image of a known format")])
