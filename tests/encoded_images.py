@@ -47,10 +47,13 @@ def encode_gif(canvas=None, corner=(0, 0), frame=None, **options):
 
 
 def damaged_jpeg(image=None, **options):
-    """Create a JPEG with a few bytes overwritten inside, which decoders decode all the same."""
+    """Create a JPEG with bytes overwritten inside, which decoders decode all the same, with a warning.
+
+    Fewer bytes can be valid codes, which no decoder can tell from others.
+    """
     content = bytearray(encode(mixed_images(1, 64, 64, 0)[0] if image is None else image, "JPEG", **options))
     middle = (content.rindex(b"\xff\xda") + len(content)) // 2  # of the last scan
-    content[middle : middle + 20] = bytes(20)
+    content[middle : middle + 60] = np.random.default_rng(1).integers(0, 255, 60, np.uint8).tobytes()
     return bytes(content)
 
 

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 from importlib import metadata
 
 import pytest
@@ -445,7 +446,8 @@ def test_a_system_without_any_writable_folder_is_refused_in_one_line(call_main, 
     def fail():
         raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr(main.tempfile, "gettempdir", fail)
+    # Not in the module itself, which pytest needs, too.
+    monkeypatch.setattr(main, "tempfile", types.SimpleNamespace(gettempdir=fail))
     monkeypatch.setattr(main, "MEMORY", "/nowhere")
     assert call_main("--dataset=digits") == 2
     line = only_line(capfd.readouterr().err)

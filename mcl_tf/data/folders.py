@@ -240,7 +240,8 @@ def _reason(path) -> str:
             contents = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    reason = _explain()(tf.constant([contents])).numpy()[0].decode()
+    with jpeg_warnings.heard(quiet=True):
+        reason = _explain()(tf.constant([contents])).numpy()[0].decode()
     return reason or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
 
 
