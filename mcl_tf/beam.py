@@ -31,6 +31,7 @@ from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
 from mcl_tf.export.model_card import read_card
 
+_SUFFIX = ".jsonl"
 FAILED = "failed"  # tag of the output for images that could not be scored
 
 
@@ -138,6 +139,8 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
     """Build and run the pipeline of the command line."""
     if not any(match.metadata_list for match in beam.io.filesystems.FileSystems.match([options.input])):
         raise UsageError(f"--input must be a glob that matches files. Received: {options.input}")
+    prefixes = {"Scores": options.output, "Unreadable": f"{options.output}-unreadable"}
+    _refuse_existing(prefixes.values())
     score = ScoreImages(options.saved_model, options.batch_size)
     base = os.path.dirname(re.split(r"[*?\[]", options.input)[0])  # names that the user has typed are wanted
     with beam.Pipeline(options=pipeline_options) as pipeline:
@@ -150,12 +153,16 @@ def run(options: argparse.Namespace, pipeline_options: PipelineOptions) -> None:
         )
         results = read.contents | score
         failed = (read[FAILED], results[FAILED]) | beam.Flatten()
-        for label, rows, prefix in (
-            ("Scores", results["scores"], options.output),
-            ("Unreadable", failed, f"{options.output}-unreadable"),
-        ):
+        for label, rows in (("Scores", results["scores"]), ("Unreadable", failed)):
             text = rows | f"{label} as JSON" >> beam.Map(json.dumps)
-            _ = text | f"Write {label}" >> beam.io.WriteToText(prefix, file_name_suffix=".jsonl")
+            _ = text | f"Write {label}" >> beam.io.WriteToText(prefixes[label], file_name_suffix=_SUFFIX)
+
+
+def _refuse_existing(prefixes) -> None:
+    globs = [f"{prefix}-*-of-*{_SUFFIX}" for prefix in prefixes]
+    found = [found.path for match in beam.io.filesystems.FileSystems.match(globs) for found in match.metadata_list]
+    if found:
+        raise UsageError(f"--output must be a prefix without scores. Received: {min(found)} exists")
 
 
 def main(arguments: list[str] | None = None) -> int:

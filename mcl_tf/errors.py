@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+
+_ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, separators of lines and paragraphs
 
 
 class UsageError(ValueError):
@@ -34,5 +37,5 @@ def one_line(error: BaseException, limit: int | None = 200) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file name as one line of valid Unicode; file names need not be UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    """Return a file name as one line of valid Unicode; file names may hold line ends, terminal codes or other bytes."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _ESCAPED else c for c in name)

@@ -17,6 +17,7 @@ import numpy as np
 from mcl_tf.config import Config
 from mcl_tf.data import paths
 from mcl_tf.errors import UsageError
+from mcl_tf.utils.atomic import try_folder
 
 FOLDERS = ("checkpoints", "checkpoints-restart")  # of the first and the second start of a training
 CONFIG, RECORD = "config.json", "training.json"
@@ -146,6 +147,7 @@ class TrainingRecord:
         path = pathlib.Path(run_dir) / FOLDERS[0] / RECORD
         contents = {**vars(self), "config": json.loads(self.config.to_json())}
         try:
+            try_folder(path.parent)  # a resumed training needs it, too
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "x") as file:  # of two trainings that begin at once, one is refused
                 file.write(json.dumps(contents, indent=2) + "\n")

@@ -112,6 +112,10 @@ class ScoreFile:
             with _one_line_errors(self.path, "written"):
                 self._replace(ordered)
 
+    def _begin(self) -> str:
+        """Return how the first line begins, of which half may be there after an interruption."""
+        return json.dumps({SCORES[0]: ""})[:-2] if self.json else _csv_line(COLUMNS)
+
     def _replace(self, rows) -> None:
         with atomic_file(self.path, **_TEXT) as file:
             file.writelines(self._lines(rows, header=True))
@@ -133,6 +137,8 @@ class ScoreFile:
         with open(self.path, **_TEXT) as file:
             text = file.read()
         records = list(_records(text, quoted=not self.json))
+        if not records and not self._begin().startswith(text[: len(self._begin())]):
+            raise UsageError(f"{self.path} is not a file of scores. Received: {text[:100].strip()}")
         rows = map(_parse_json, records) if self.json else csv.DictReader(records)
         if isinstance(rows, csv.DictReader) and records and tuple(rows.fieldnames or ()) != COLUMNS:
             raise UsageError(f"{self.path} is not a file of scores, whose first line is {','.join(COLUMNS)}")

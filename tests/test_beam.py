@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import pathlib
 import subprocess
 import sys
@@ -51,6 +52,9 @@ def test_two_workers_write_the_rows_of_score_files(mode, tiny_export, image_file
     workers = ("--runner=DirectRunner", "--direct_num_workers=2", f"--direct_running_mode={mode}")
     process = run_beam(*options, f"--output={tmp_path / 'beam'}", *workers)
     assert process.returncode == 0, process.stderr[-3000:]
+    again = run_beam(*options, f"--output={tmp_path / 'beam'}", *workers)
+    assert again.returncode == 2
+    assert re.search(r"without scores. Received: .*/beam-.*\.jsonl exists$", again.stderr.strip())
     output = tmp_path / "expected.jsonl"
     mcl_tf.score_files(saved_model, image_files, output)
     expected, found = read_rows(output), read_rows(tmp_path / "beam-0*.jsonl")

@@ -29,8 +29,13 @@ def test_one_line(error, limit, expected):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("ü, 1.jpg", "ü, 1.jpg"), ("a\nb", "a\\nb"), (b"\xff.jpg".decode("utf-8", "surrogateescape"), "\\udcff.jpg")],
-    ids=["plain", "newline", "not UTF-8"],
+    [
+        ("ü, 1.jpg", "ü, 1.jpg"),
+        ("a\nb", "a\\nb"),
+        ("a\r\x1b[31m\u2028b", "a\\r\\x1b[31m\\u2028b"),
+        (b"\xff.jpg".decode("utf-8", "surrogateescape"), "\\udcff.jpg"),
+    ],
+    ids=["plain", "newline", "terminal codes", "not UTF-8"],
 )
 def test_printable(name, expected):
     assert printable(name) == expected

@@ -158,6 +158,9 @@ def test_a_record_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="run_dir .*file cannot be written"):
         make_record().write(tmp_path / "file")
+    (tmp_path / FOLDERS[0]).touch()
+    with pytest.raises(UsageError, match=f"run_dir {tmp_path} cannot be written: Not a directory"):
+        make_record().write(tmp_path)
 
 
 def test_a_record_is_plain_json(run_dir):

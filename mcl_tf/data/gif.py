@@ -99,9 +99,9 @@ def _skip_blocks(contents, position):
 
 def _placed(pixels, colour, canvas, corner):
     """Return a canvas uint8 [h, w, 3] of one colour with the pixels on it."""
-    sides = tf.shape(pixels, tf.int64)[:2]
-    below, right = tf.unstack(canvas - corner - sides)
-    (top, left), height, width = tf.unstack(corner), sides[0], canvas[1]
-    area = lambda *sides: tf.broadcast_to(colour, [*sides, 3])  # noqa: E731
-    strip = tf.concat([area(height, left), pixels, area(height, right)], 1)
-    return tf.concat([area(top, width), strip, area(below, width)], 0)
+    blank = tf.broadcast_to(colour, tf.concat([canvas, [3]], 0))
+    begin = tf.concat([corner, [0]], 0)
+    end = begin + tf.shape(pixels, tf.int64)
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=blank, begin=begin, end=end, strides=tf.ones_like(begin), value=pixels
+    )
