@@ -3,8 +3,8 @@
 import glob
 import json
 import os
-import re
 import pathlib
+import re
 import subprocess
 import sys
 
