@@ -1,5 +1,6 @@
 """Set-up of all tests: the kernels of main.py, four logical CPUs for several replicas, and shared fixtures."""
 
+import gc
 import logging
 import os
 import platform
@@ -15,9 +16,24 @@ import tensorflow as tf  # noqa: E402
 import mcl_tf  # noqa: E402
 from tests.helpers import CLASS_NAMES, DETECTOR_OPTIONS, make_once, tinted_images  # noqa: E402
 
+gc.freeze()  # half a million objects of TensorFlow, which every full collection would visit
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
+
+
+def pytest_addoption(parser):
+    """Add the option `--one-each`, for a quick run on another stack."""
+    parser.addoption("--one-each", action="store_true", help="run the first case of every parameterised test only")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect what `--one-each` leaves out."""
+    if config.getoption("--one-each"):
+        first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
+        left_out = [item for item in items if item is not first[item.nodeid.split("[")[0]]]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item is first[item.nodeid.split("[")[0]]]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import functools
 import io
 import itertools
 import os
@@ -24,7 +25,7 @@ DETECTOR_OPTIONS = {
     "width": 0.25,
     "projection_hidden": 32,
     "projection_dim": 16,
-    "epochs": 1,
+    "epochs": 0,
     "batch_size": 8,
     "seed": 3,
 }
@@ -109,9 +110,17 @@ def call_signature(saved_model, name, values):
     """Load a SavedModel in this process and return {output: array} of one of its signatures."""
     import tensorflow as tf
 
-    signature = tf.saved_model.load(str(saved_model)).signatures[name]
+    graph = os.stat(os.path.join(saved_model, "saved_model.pb"))
+    signature = _load(str(saved_model), graph.st_ino, graph.st_mtime_ns).signatures[name]
     (argument,) = signature.structured_input_signature[1]
     return {key: value.numpy() for key, value in signature(**{argument: tf.constant(values)}).items()}
+
+
+@functools.lru_cache(4)  # loading takes seconds
+def _load(path, *state_of_its_graph):
+    import tensorflow as tf
+
+    return tf.saved_model.load(path)
 
 
 # Failures of the file system

@@ -166,6 +166,7 @@ def observed():
 # Training.
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scores(trained, capsys):
     again = make_detector(epochs=1).fit(noise(COUNT))
     assert capsys.readouterr() == ("", "")  # by default, progress is shown on a terminal only
@@ -207,6 +208,7 @@ def test_the_run_directory_of_another_training_is_refused(images, options, diffe
         make_detector(epochs=1, run_dir=str(run_dir), **options).fit(images, callbacks=[NoTraining()])
 
 
+@pytest.mark.slow
 def test_fit_leaves_global_generators_and_policy_unchanged(observed):
     _, _, (before, after) = observed
     assert after == before
@@ -232,6 +234,7 @@ def test_keras_callbacks_are_called(observed):
     assert isinstance(recorder.model, MaskedContrastiveModel)
 
 
+@pytest.mark.slow
 def test_verbose_1_prints_progress(capsys):
     make_detector(epochs=3).fit(noise(COUNT), verbose=1)
     output = capsys.readouterr()
@@ -241,6 +244,7 @@ def test_verbose_1_prints_progress(capsys):
     assert re.fullmatch(r"  step 7 of 9, loss \d+\.\d+, \d+ s left", lines[1])
 
 
+@pytest.mark.slow
 def test_verbose_0_prints_nothing_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert is_terminal()
@@ -447,13 +451,9 @@ SCORES = {
         {},
         {"method": "sum"},
         {"method": "min"},
-        {"views": 4},
         {"views": 2},
-        {"views": 1},
-        {"shrinkage": 0.1},
-        {"embedding": "encoder"},
+        {"views": 1, "shrinkage": 0.1},
         {"embedding": "encoder", "shrinkage": None},
-        {"embedding": "projection"},
         {"embedding": "projection", "views": 4, "method": "mean", "shrinkage": 1.0},
     ],
     ids=lambda options: ",".join(map(str, options.values())) or "default",
@@ -517,6 +517,7 @@ def every_training_collapses(monkeypatch):
     monkeypatch.setattr(callbacks, "_PATIENCE", 1)
 
 
+@pytest.mark.slow
 def test_a_network_that_collapses_twice_is_refused(every_training_collapses):
     detector = make_detector(epochs=1)
     with pytest.raises(mcl_tf.UsageError, match="no detector. Try score local.*Received: 12 images") as error:
@@ -525,6 +526,7 @@ def test_a_network_that_collapses_twice_is_refused(every_training_collapses):
     assert not hasattr(detector, "scorer_")
 
 
+@pytest.mark.slow
 def test_both_scores_fall_back_to_the_local_one(every_training_collapses, library_log):
     detector = make_detector(epochs=1, score="both").fit(noise(COUNT))
     messages = library_log.messages
@@ -573,7 +575,7 @@ DEFECTS = {  # of the middle of an image: what it becomes
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "count"),
-    [(woven, 120), (parts_on_a_constant_background, 120), (low_contrast, 120), (parts_on_a_constant_background, 30)],
+    [(woven, 120), (low_contrast, 120), (parts_on_a_constant_background, 30)],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_no_collapse_on_synthetic_images(draw, count):
@@ -583,7 +585,7 @@ def test_no_collapse_on_synthetic_images(draw, count):
     """
     values = copy.deepcopy(absl_flags.FLAGS)
     values(["main.py", f"--flagfile={pathlib.Path(flags.__file__).parent / 'presets' / 'folder.flags'}"])
-    config = flags.config_from_flags(values).replace(detail_size=64, image_size=32, max_steps=100)
+    config = flags.config_from_flags(values).replace(detail_size=64, image_size=32, max_steps=60)
     images = np.clip(np.round(draw(np.random.default_rng(0), count + 80, 64)), 0, 255).astype(np.uint8)
     images[-40:, 24:40, 24:40] = DEFECTS[draw](images[-40:, 24:40, 24:40].astype(int))
     images = images[..., None]
@@ -892,8 +894,11 @@ class Injected(BaseException):
     """Like KeyboardInterrupt: nothing may catch it."""
 
 
-@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two-renames"])
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "injected"), Injected()], ids=["OSError", "interrupt"])
+@pytest.mark.parametrize(
+    ("error", "exchanges"),
+    [(OSError(errno.EIO, "injected"), True), (Injected(), False)],
+    ids=["OSError, exchange", "interrupt, two renames"],
+)
 def test_a_failing_save_leaves_the_old_or_the_new_detector(
     error, exchanges, labelled, unlabelled, two_detectors, tmp_path, monkeypatch
 ):
@@ -927,6 +932,7 @@ def test_a_failing_save_leaves_the_old_or_the_new_detector(
     assert {True, False} == set(outcomes)
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_the_old_or_the_new_detector(labelled, unlabelled, two_detectors, tmp_path, monkeypatch):
     """A forked process ends, without any clean-up, at every operation on files."""
     for name in ("first", "second"):

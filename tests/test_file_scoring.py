@@ -276,8 +276,9 @@ def library_scores(detector, folder):
     }
 
 
-@pytest.mark.parametrize("normal", [["normal", "other"], ["normal"]])
-@pytest.mark.parametrize("target", ["f1", "youden", "fpr=0.2"])
+@pytest.mark.parametrize(
+    ("target", "normal"), [("f1", ["normal", "other"]), ("youden", ["normal"]), ("fpr=0.2", ["normal"])]
+)
 def test_chooses_the_threshold_of_the_library(target, normal, examples, versions, tiny_detector, library_log):
     path = file_scoring.choose_threshold(versions, examples, normal, target, batch_size=4)
     assert path == str(versions / "2")
@@ -376,6 +377,7 @@ def test_refuses_bad_examples_in_one_line(options, message, refuse, examples, ve
 # Files and folders
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_score_whatever_way_it_comes(score, tiny_export, tiny_detector, tmp_path):
     kinds = ("JPEG", "JPEG, CMYK", "JPEG, turned 6<", "JPEG, turned 7>", "PNG, palette", "GIF, on a larger canvas")
     contents = [GOOD[kind][0] for kind in (*kinds, "GIF, transparent", "BMP, 1 bit")]

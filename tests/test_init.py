@@ -38,6 +38,7 @@ assert "tensorflow" not in sys.modules
 """)
 
 
+@pytest.mark.slow
 def test_first_use_of_public_names_imports_their_modules_and_changes_no_global_state():
     # TensorFlow and its companions change variables and handlers themselves, so they are imported before.
     run_python("""

@@ -171,6 +171,7 @@ def test_a_wrong_tf_config_is_refused_in_one_line(name, call_main, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_tf_config_ends_the_process_with_code_2(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{not JSON")
     assert "which is not JSON" in refused(run("--dataset=digits", "--strategy=multi_worker"))
@@ -381,6 +382,7 @@ def test_threshold_mode_needs_its_flags(arguments, received, call_main, capsys):
 # A folder of images.
 
 
+@pytest.mark.slow
 def test_a_wrong_folder_is_refused_in_one_line(image_folder, call_main, tmp_path, capfd):
     folder = shutil.copytree(image_folder, tmp_path / "set")
     command = (f"--dataset={folder}", "--normal=good", f"--run_dir={tmp_path / 'run'}")
@@ -423,6 +425,7 @@ sys.exit(main.main(sys.argv))
 """
 
 
+@pytest.mark.slow
 def test_scoring_without_standard_error_temporary_files_and_unicode(tiny_export, image_folder, tmp_path):
     output = tmp_path / "得分.csv"
     options = [

@@ -68,11 +68,8 @@ def assert_same(loaded, saved, images):
 @pytest.mark.parametrize(
     "options",
     [
-        {"score": "image"},
         {"score": "image", "evidence": False, "embedding": "encoder", "standardize": False},
-        {"score": "local"},
         {"score": "local", "detail_size": 32},
-        {"score": "both", "image_size": 16},
         {"score": "both", "image_size": 16, "detail_size": 32, "embedding": "projection", "views": 4},
         {"encoder": "compact", "rotation_weight": 0.0},
         {"epochs": 1},
@@ -140,6 +137,7 @@ def test_own_encoder_replaces_one_from_elsewhere(encoder_file, tmp_path):
     assert_same(AnomalyDetector.load(tmp_path / "detector"), saved, noise(5, seed=1))
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_fits_again(tmp_path):
     """With the options of the saved one; nothing learned is left over."""
     AnomalyDetector(**OPTIONS, score="both").fit(noise(24)).save(tmp_path / "detector")
@@ -148,6 +146,7 @@ def test_a_loaded_detector_fits_again(tmp_path):
     np.testing.assert_allclose(again.decision_function(noise(4)), expected.decision_function(noise(4)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_restarts_and_the_fallback_to_the_local_score_are_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "COLLAPSED", 10.0)  # every training counts as collapsed
     monkeypatch.setattr(callbacks, "_PATIENCE", 1)

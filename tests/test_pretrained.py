@@ -295,6 +295,7 @@ def test_the_places_of_a_frozen_encoder_are_part_of_the_local_score(score, save,
     np.testing.assert_array_equal(loaded.decision_function(images), detector.decision_function(images))
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_trained_from_scratch_has_no_places():
     scorer = fit(encoder="small", width=0.25, score="both", detail_size=32, max_steps=1).scorer_
     assert scorer.texture is not None

@@ -83,6 +83,7 @@ def test_flags_in_the_text_are_known(code, monkeypatch):
             parse_flags(word)
 
 
+@pytest.mark.slow
 def test_the_python_code_runs(tmp_path, tiny_export, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (44, 16, 16, 3)).astype(np.uint8)

@@ -185,6 +185,7 @@ class ConstantProjection(tf.keras.callbacks.Callback):
         bias.assign(tf.ones_like(bias))
 
 
+@pytest.mark.slow
 def test_constant_projections_count_as_a_collapse(monkeypatch, library_log):
     """With the monitor of the library, whose patience is longer than this training."""
     monkeypatch.setattr(callbacks, "_PATIENCE", 5)
