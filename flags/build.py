@@ -27,7 +27,9 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
         groups[group.name] = kind(
             **{field.name: to_field(field, values[field.name].value) for field in dataclasses.fields(kind)}
         )
-    return Config(**groups)
+    config = Config(**groups)
+    manifest = values["manifest"].value
+    return config.replace(dataset=manifest) if manifest else config
 
 
 def score_files_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def refuse_other_modes(values: flags.FlagValues = flags.FLAGS) -> None:
 def _flags_by_mode() -> dict[str, set[str]]:
     """Return the names of the flags that have an effect, by mode."""
     return {
-        "train": set(Config().flat()),
+        "train": {*Config().flat(), "manifest"},
         "score": {"saved_model", "images", "output", "resume", "scoring_batch_size"},
         "threshold": {"saved_model", "images", "normal", "target"},
     }

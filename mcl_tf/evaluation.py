@@ -61,20 +61,22 @@ def example_indices(is_anomaly, scores, count: int = 10) -> dict[str, np.ndarray
       count: the maximum number of images per row.
 
     Returns:
-      {title of a row: int indices}.
+      {title of a row: int indices}; without anomalies, the extremes of all scores alone.
     """
     order = np.argsort(scores, kind="stable")
     anomalous = np.asarray(is_anomaly, bool)[order]
+    extremes = {"lowest scores": order[:count], "highest scores": order[::-1][:count]}
+    if not anomalous.any():
+        return extremes
     return {
-        "lowest scores": order[:count],
-        "highest scores": order[::-1][:count],
+        **extremes,
         "normal, scored highest": order[~anomalous][::-1][:count],
         "anomalous, scored lowest": order[anomalous][:count],
     }
 
 
 def plot_report(path, title, is_anomaly, one_view, scores, threshold, examples) -> None:
-    """Draw score histograms, ROC curves and rows of example images.
+    """Draw score histograms, ROC curves, if there are anomalies, and rows of example images.
 
     Args:
       path: PNG file to write.
@@ -102,21 +104,31 @@ def _draw(title, is_anomaly, one_view, scores, threshold, examples):
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.2, 1.25 * len(examples)))[:, 0]
     left, right = top.subplots(1, 2)
     _plot_histogram(left, is_anomaly, scores, threshold)
-    for name, values in (("one view", one_view), ("self-ensemble", scores)):
-        false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, values)
-        area = metrics.auc(false_positives, true_positives)
-        right.plot(false_positives, true_positives, label=f"{name}, AUROC {area:.3f}")
-    right.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    right.set(xlabel="normal images flagged", ylabel="anomalies found", aspect="equal")
-    right.legend(loc="lower right", frameon=False)
+    if is_anomaly.any():
+        _plot_curves(right, is_anomaly, {"one view": one_view, "self-ensemble": scores})
+    else:
+        right.axis("off")
+        right.text(0.5, 0.5, "There are no anomalies for the test.", ha="center", transform=right.transAxes)
     _plot_examples(bottom, examples)
     return figure
+
+
+def _plot_curves(axes, is_anomaly, scores) -> None:
+    for name, values in scores.items():
+        false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, values)
+        area = metrics.auc(false_positives, true_positives)
+        axes.plot(false_positives, true_positives, label=f"{name}, AUROC {area:.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="normal images flagged", ylabel="anomalies found", aspect="equal")
+    axes.legend(loc="lower right", frameon=False)
 
 
 def _plot_histogram(axes, is_anomaly, scores, threshold) -> None:
     # The axis ends at the 99.5th percentile; a few far outliers would leave one bar.
     edges = np.linspace(scores.min(), max(np.quantile(scores, 0.995), threshold), 50)
     for name, chosen, colour in (("normal", ~is_anomaly, "C0"), ("anomalous", is_anomaly, "C3")):
+        if not chosen.any():
+            continue
         clipped = np.minimum(scores[chosen], edges[-1])
         axes.hist(clipped, edges, density=True, alpha=0.6, color=colour, label=name)
     axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label="threshold")

@@ -50,7 +50,9 @@ class TestScores:
     scores: np.ndarray
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Return the metrics with one view and with self-ensemble inference."""
+        """Return the metrics with one view and with self-ensemble inference; none if there are no anomalies."""
+        if not self.is_anomaly.any():
+            return {}
         return {
             "one_view": evaluation.compute_metrics(self.is_anomaly, self.one_view),
             "self_ensemble": evaluation.compute_metrics(self.is_anomaly, self.scores),
@@ -101,8 +103,9 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     failures: dict[str, str] = {}
     with _collected(failures, run_directory.DETECTOR):
         detector.save(directory / run_directory.DETECTOR)
+    test = held_out_images(detector.config, task) if task.test is None else task.test
     try:
-        test_scores = score_test(detector.scorer_, task.test)
+        test_scores = score_test(detector.scorer_, test)
     except tf.errors.OpError as error:  # a file was removed during the training, for example
         raise UsageError(f"The test images can no longer be read, see {directory}: {one_line(error)}") from None
     report = make_report(detector, task, test_scores)
@@ -114,20 +117,35 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
-    draw_report(detector, task, test_scores, directory / run_directory.PICTURE)
-    _logger.info(
-        "%s, normal class %s: AUROC %.4f with one view, %.4f with SEI (%d views); SavedModel in %s",
-        detector.config.data.dataset,
-        "+".join(task.class_names),
-        report["one_view"]["auroc"],
-        report["self_ensemble"]["auroc"],
-        detector.scorer_.view_count,
-        saved_model,
-    )
+    draw_report(detector, task, test, test_scores, directory / run_directory.PICTURE)
+    name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
+    _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise UsageError(f"Some results could not be written to {directory}. Run it again to write them. {reasons}")
     return report
+
+
+def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) -> str:
+    """Return the result in words."""
+    if test_scores.is_anomaly.any():
+        one_view, ensemble = (report[part]["auroc"] for part in ("one_view", "self_ensemble"))
+        return f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views)"
+    lowest, highest = test_scores.scores.min(), test_scores.scores.max()
+    flagged = np.sum(test_scores.scores > detector.threshold_)
+    return (
+        f"no AUROC, because there are no anomalies for the test. {len(test_scores.scores)} normal images that were not "
+        f"trained on score {lowest:.3f} to {highest:.3f}; {flagged} of them are above the threshold, "
+        f"{detector.threshold_:.3f}"
+    )
+
+
+def held_out_images(config: Config, task: Task) -> tf.data.Dataset:
+    """Return the normal images that were held out for the threshold as a test stream, see `Task`."""
+    held_out = np.flatnonzero(select_held_out(task.train_labels, config))
+    names = [task.train_names[i] if task.train_names else f"{config.data.dataset}/train/{i}" for i in held_out]
+    class_names = np.array(task.class_names)[task.train_labels[held_out]]
+    return tf.data.Dataset.from_tensor_slices((task.train[held_out], np.zeros(len(held_out), bool), names, class_names))
 
 
 @contextlib.contextmanager
@@ -195,7 +213,9 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
       directory: the run directory.
     """
     callbacks: list[tf.keras.callbacks.Callback] = [TensorBoardScalars(directory)]
-    if config.run.evaluate_every:
+    if config.run.evaluate_every and not task.has_anomalies:
+        _logger.warning("evaluate_every has no effect, because there are no anomalies for the test.")
+    elif config.run.evaluate_every:
         labels = task.train_labels
         trained = np.flatnonzero(~select_held_out(labels, config))[:MONITORED]
         monitored = sample_test(task.test)
@@ -246,19 +266,25 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "threshold": detector.threshold_,
         "promised_rate": detector.promised_rate_,
         "at_threshold": {
-            "anomalies_found": float(flagged[test_scores.is_anomaly].mean()),
-            "normals_flagged": float(flagged[~test_scores.is_anomaly].mean()),
+            name: float(flagged[chosen].mean())
+            for name, chosen in (
+                ("anomalies_found", test_scores.is_anomaly),
+                ("normals_flagged", ~test_scores.is_anomaly),
+            )
+            if chosen.any()
         },
         "images": {
             "train": len(task.train) - len(detector.calibration_scores_),
             "calibration": len(detector.calibration_scores_),
-            "test_normal": int(np.sum(~test_scores.is_anomaly)),
+            "test_normal": 0 if task.test is None else int(np.sum(~test_scores.is_anomaly)),
             "test_anomalous": int(np.sum(test_scores.is_anomaly)),
         },
     }
 
 
-def draw_report(detector: AnomalyDetector, task: Task, test_scores: TestScores, path: pathlib.Path) -> None:
+def draw_report(
+    detector: AnomalyDetector, task: Task, test: tf.data.Dataset, test_scores: TestScores, path: pathlib.Path
+) -> None:
     """Draw `report.png`; log a warning if it cannot be drawn, because no result depends on it."""
     try:
         evaluation.plot_report(
@@ -268,7 +294,7 @@ def draw_report(detector: AnomalyDetector, task: Task, test_scores: TestScores, 
             test_scores.one_view,
             test_scores.scores,
             detector.threshold_,
-            examples(task.test, test_scores),
+            examples(test, test_scores),
         )
     except Exception as error:  # of matplotlib, its fonts or its settings
         _logger.warning("%s could not be drawn: %s", path, one_line(error))

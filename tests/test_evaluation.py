@@ -93,12 +93,21 @@ def test_example_indices_by_hand():
     }
 
 
+def test_example_indices_without_anomalies():
+    found = evaluation.example_indices([0, 0, 0], [2.0, 9.0, 3.0], count=2)
+    assert {title: list(indices) for title, indices in found.items()} == {
+        "lowest scores": [0, 2],
+        "highest scores": [1, 2],
+    }
+
+
 @pytest.mark.parametrize(
-    ("threshold", "kind"), [(0.5, "usual"), (-9.0, "below-all"), (99.0, "above-all"), (1.0, "constant")]
+    ("threshold", "kind"),
+    [(0.5, "usual"), (-9.0, "below-all"), (99.0, "above-all"), (1.0, "constant"), (0.5, "normal")],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # equal scores have no histogram
 def test_plot_report_writes_a_png(tmp_path, rng, threshold, kind):
-    is_anomaly = np.arange(40) % 4 == 0
+    is_anomaly = np.arange(40) % 4 == 0 if kind != "normal" else np.zeros(40, bool)
     scores = np.ones(40) if kind == "constant" else rng.normal(size=40) + is_anomaly
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     examples = {"lowest scores": [(image, "0")] * 3, "anomalous, scored lowest": [(image, "1")]}

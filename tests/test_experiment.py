@@ -210,6 +210,29 @@ def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
 
 
+@pytest.mark.parametrize("names", [None, tuple(f"{index}.png" for index in range(20))])
+def test_without_test_images_the_held_out_ones_are_scored(names, detector, task, exports, tmp_path, library_log):
+    alone = dataclasses.replace(task, test=None, has_anomalies=False, train_names=names)
+    report = experiment.finish(detector, alone, tmp_path)
+    assert not {"one_view", "self_ensemble"} & set(report)
+    # The threshold is their highest score, so that none is above it.
+    assert report["at_threshold"] == {"normals_flagged": 0.0}
+    assert report["images"] == {"train": 10, "calibration": 10, "test_normal": 0, "test_anomalous": 0}
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    held_out = np.flatnonzero(experiment.select_held_out(task.train_labels, CONFIG))
+    assert [row["id"] for row in rows] == [names[i] if names else f"digits/train/{i}" for i in held_out]
+    scores = np.sort([float(row["score"]) for row in rows])
+    np.testing.assert_allclose(scores, np.sort(detector.calibration_scores_), rtol=1e-4, atol=1e-5)
+    assert {(row["label"], row["is_anomaly"]) for row in rows} == {("bright", "0")}
+    assert "no AUROC, because there are no anomalies for the test. 10 normal images" in library_log.messages[-1]
+    assert "0 of them are above the threshold" in library_log.messages[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
+    kinds = [type(c) for c in experiment.training_callbacks(CONFIG.replace(evaluate_every=3), alone, tmp_path)]
+    assert kinds == [TensorBoardScalars]
+    assert "evaluate_every has no effect" in library_log.messages[-1]
+
+
 @pytest.mark.parametrize("name", ["detector", "metrics.json", "saved_model", "scores.csv"])
 def test_a_result_that_cannot_be_written_does_not_keep_the_others_from_it(
     name, quick, detector, task, exports, tmp_path

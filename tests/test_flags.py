@@ -12,7 +12,7 @@ from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, check
 from mcl_tf.errors import UsageError
 
-FILE_FLAGS = ("mode", "saved_model", "images", "output", "target")
+OTHERS = ("mode", "saved_model", "images", "output", "target", "manifest")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -31,7 +31,7 @@ def parse(*arguments):
 def test_every_field_has_one_flag():
     by_module = absl_flags.FLAGS.flags_by_module_dict()
     found = [flag.name for module in flags.MODULES for flag in by_module[module.__name__]]
-    assert sorted(found) == sorted([*FIELDS, *FILE_FLAGS])
+    assert sorted(found) == sorted([*FIELDS, *OTHERS])
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -43,6 +43,12 @@ def test_flags_have_the_defaults_and_ranges_of_their_fields(name):
     assert len(flag.help) > 20
     any_value = name in BOOLEANS or name in TEXTS or name == "normal"
     assert flag.help.endswith(f" Possible: {CONSTRAINTS[name]}.") == (not any_value)
+
+
+def test_a_manifest_is_a_dataset():
+    assert parse("--manifest=parts/all.csv", "--dataset=mnist") == Config().replace(dataset="parts/all.csv")
+    with pytest.raises(absl_flags.IllegalFlagValueError, match="must be a file FILE.csv"):
+        parse("--manifest=parts")
 
 
 def test_no_flags_give_the_default_configuration():
@@ -213,4 +219,4 @@ def test_flags_of_the_mode_are_accepted(mode):
 def test_every_flag_belongs_to_a_mode():
     from flags.build import _flags_by_mode
 
-    assert set().union(*_flags_by_mode().values()) == {*FIELDS, *FILE_FLAGS} - {"mode"}
+    assert set().union(*_flags_by_mode().values()) == {*FIELDS, *OTHERS} - {"mode"}

@@ -395,7 +395,7 @@ def test_a_wrong_folder_is_refused_in_one_line(image_folder, call_main, tmp_path
     assert "1 more file" in line
     shutil.rmtree(folder / "train")
     assert call_main(*command) == 2
-    assert "no train folder" in only_line(capfd.readouterr().err)
+    assert "no train images" in only_line(capfd.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,7 @@
-"""Folders of images: DIR/train/<class>/... and DIR/test/<class>/..., the layout of MVTec AD and many others.
+"""Images in folders, in any layout of `mcl_tf.data.layouts`.
 
-`tfds.ImageFolder` reads the same layout, but neither BMP and GIF files nor folders below a class; it shuffles the files
-and does not name a damaged one.
+`tfds.ImageFolder` reads one of these layouts, but neither BMP and GIF files nor folders below a class; it shuffles the
+files and does not name a damaged one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf.data import decoding, jpeg_warnings, listing
+from mcl_tf.data import decoding, jpeg_warnings, layouts
+from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, printable
 
-SPLITS = ("train", "test")
-ENDINGS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
 # In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
 UNTUNED = tf.data.Options()
 UNTUNED.autotune.enabled = False
@@ -27,7 +26,6 @@ UNTUNED.autotune.enabled = False
 _DECODING = tf.data.Options()
 _DECODING.autotune.enabled = False
 _DECODING.threading.private_threadpool_size = os.cpu_count() or 1
-_LAYOUT = "a folder DIR with images in DIR/train/<class>/ and DIR/test/<class>/"
 _logger = logging.getLogger(__name__)
 
 
@@ -37,41 +35,68 @@ class Folder:
     Housekeeping files and folders, see `listing`, are left out. Other files that are left out are counted in the log.
 
     Args:
-      path: the folder.
-      splits: the splits that must exist.
+      path: the folder, or a table, see `layouts.recognise`.
+      splits: the splits that must have images, among them those that `divide` fills.
 
     Attributes:
-      class_names: names of the folders that hold images, over both splits, sorted.
+      path: the folder.
+      class_names: names of the classes that have images, over both splits, sorted.
       files: {split: (paths relative to the folder, sorted by class, and their class numbers int64 [n])}.
 
     Raises:
       UsageError: there is no such folder, a split is missing or has no images, or something in it cannot be read.
     """
 
-    def __init__(self, path: str, splits=SPLITS):
-        self.path = os.path.expanduser(path)
-        if not os.path.isdir(self.path):
-            raise UsageError(f"There is no such folder. Possible: {_LAYOUT}. Received: {path}")
-        found = {split: _list(os.path.join(self.path, split)) for split in SPLITS}
-        listed = {split: _classes(os.path.join(self.path, split), found[split].files) for split in SPLITS}
+    def __init__(self, path: str, splits=("train",)):
+        self._name, self._layout = path, layouts.recognise(os.path.expanduser(path))
+        self.path = self._layout.base
+        _report_left_out(self._layout)
         for split in splits:
-            if not os.path.isdir(os.path.join(self.path, split)):
-                raise UsageError(f"The folder has no {split} folder. Possible: {_LAYOUT}. Received: {path}")
-            if not listed[split]:
-                _report_left_out(self.path, found)
-                raise UsageError(
-                    f"There are no images ({', '.join(ENDINGS)}) in the classes of {split}. "
-                    f"Possible: {_LAYOUT}. Received: {path}"
-                )
-        names = sorted(set().union(*listed.values()))
-        self.class_names = tuple(printable(name) for name in names)
-        self.files = {split: self._list(names, classes) for split, classes in listed.items()}
-        _report_left_out(self.path, found)
+            self._check(split)
+        self._classes = sorted(set().union(*self._layout.classes.values()))
+        self.class_names = tuple(map(printable, self._classes))
+        self.files = self._list()
 
-    def _list(self, class_names, classes):
-        names = [(name, number) for number, c in enumerate(class_names) for name in classes.get(c, ())]
-        paths = [os.path.relpath(name, self.path) for name, _ in names]
-        return paths, np.array([number for _, number in names], np.int64)
+    def _check(self, split: str) -> None:
+        layout = self._layout
+        if layout.classes[split] or (layout.undivided and layout.classes["train"]):
+            return
+        if split in layout.found or layout.undivided:
+            where = f"in the classes of {split}" if split in layout.found else "there"
+            raise UsageError(
+                f"There are no images ({', '.join(layouts.ENDINGS)}) {where}. "
+                f"Possible: {layouts.POSSIBLE}. Received: {self._name}"
+            )
+        raise UsageError(f"The dataset has no {split} images. Possible: {layouts.POSSIBLE}. Received: {self._name}")
+
+    def _list(self):
+        files = {}
+        for split, classes in self._layout.classes.items():
+            names = [(name, number) for number, c in enumerate(self._classes) for name in classes.get(c, ())]
+            paths = [os.path.relpath(name, self.path or os.curdir) for name, _ in names]
+            files[split] = paths, np.array([number for _, number in names], np.int64)
+        return files
+
+    def divide(self, normal, seed: int, has_anomalies: bool = False) -> None:
+        """Decide which images are for the test, where the layout does not say, and log what was recognised.
+
+        Args:
+          normal: numbers of the normal classes; none if all images are for the test.
+          seed: the seed of the decision.
+          has_anomalies: whether there are anomalies besides the images of other classes.
+        """
+        self._layout = self._layout.divided([self._classes[number] for number in normal], seed, has_anomalies)
+        self.files = self._list()
+        counts = "; ".join(f"{split}: {self._counts(split)}" for split in SPLITS if len(self.files[split][0]))
+        chosen = f", divided by the seed {seed}" if self._layout.undivided and len(self.files["test"][0]) else ""
+        _logger.info("%s has %s. Images for %s%s", self._name, self._layout.kind, counts, chosen)
+
+    def _counts(self, split: str) -> str:
+        numbers, counts = np.unique(self.files[split][1], return_counts=True)
+        shown = [f"{count:,} {self.class_names[number]}" for number, count in zip(numbers[:4], counts, strict=False)]
+        if len(numbers) > len(shown):
+            shown.append(f"{counts[4:].sum():,} of {len(numbers) - 4} more classes")
+        return ", ".join(shown)
 
     def chosen(self, split: str, classes=None):
         """Return full paths and class numbers of the files of some classes, or of all.
@@ -140,9 +165,9 @@ class Folder:
             first = paths[bad[0]]
             raise UsageError(f"{printable(first)} {_reason(first)}{more}")
 
-    def test_names(self) -> list[str]:
-        """Return the paths of the test images within the folder."""
-        return [printable(path) for path in self.files["test"][0]]
+    def names(self, split: str, classes=None) -> list[str]:
+        """Return the paths of images within the folder; the arguments are those of `read`."""
+        return [printable(os.path.relpath(path, self.path or os.curdir)) for path in self.chosen(split, classes)[0]]
 
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """Return height, width and channels of the first image whose header can be read."""
@@ -171,55 +196,21 @@ def has_number_names(names) -> bool:
     return any(name.isdecimal() for name in names)
 
 
-def _list(split: str) -> listing.Listing:
-    """List the files of a split.
-
-    Raises:
-      UsageError: a folder cannot be listed.
-    """
-    found = listing.find_files(split) if os.path.isdir(split) else listing.Listing()
-    if found.failed:
-        path, reason = found.failed[0]
-        more = f" (and {len(found.failed) - 1} more)" if len(found.failed) > 1 else ""
-        raise UsageError(f"{printable(path)} {reason}{more}")
-    return found
-
-
-def _classes(split: str, paths) -> dict[str, list[str]]:
-    """Return {class: sorted paths of its images} of the classes that have any.
-
-    Raises:
-      UsageError: an image is no file.
-    """
-    classes = collections.defaultdict(list)
-    for path in filter(_is_image, paths):
-        name, *rest = os.path.relpath(path, split).split(os.sep)
-        if not os.path.isfile(path):
-            raise UsageError(f"{printable(path)} is a pipe, a device or a link to nowhere, not an image")
-        if rest:
-            classes[name].append(path)
-    return dict(classes)
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(ENDINGS)
-
-
-def _report_left_out(folder: str, found: dict[str, listing.Listing]) -> None:
+def _report_left_out(layout: layouts.Layout) -> None:
     """Log which files are not read: those of other formats, images outside of the classes, and links to others."""
-    paths = [path for split in found.values() for path in split.files]
-    others = [os.path.splitext(path)[1].lower() or "no ending" for path in paths if not _is_image(path)]
+    paths = [path for found in layout.found.values() for path in found.files]
+    others = [os.path.splitext(path)[1].lower() or "no ending" for path in paths if not layouts.is_image(path)]
     if others:
         counts = sorted(collections.Counter(others).items(), key=lambda item: (-item[1], item[0]))
         kinds = ", ".join(f"{printable(ending)} ({n})" for ending, n in counts)
         one = len(others) == 1
         text = "file of another format was" if one else "files of other formats were"
         _logger.warning("%d %s left out: %s", len(others), text, kinds)
-    splits = [os.path.join(folder, split) for split in found]
-    outside = sum(_is_image(path) and os.path.dirname(path) in splits for path in paths)
+    read = sum(len(images) for classes in layout.classes.values() for images in classes.values())
+    outside = len(paths) - len(others) - read
     if outside:
         _logger.warning("%d images outside of a class folder were left out", outside)
-    repeated = sum(split.repeated for split in found.values())
+    repeated = sum(found.repeated for found in layout.found.values())
     if repeated:
         _logger.warning("%d links to images that are read already were left out", repeated)
 

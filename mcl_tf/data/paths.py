@@ -7,7 +7,12 @@ import os
 
 def is_folder(name: str) -> bool:
     """Return whether the name of a dataset means a folder; a bare name could also be one of TensorFlow Datasets."""
-    return looks_like_path(name) or (os.sep in name and os.path.isdir(name))
+    return looks_like_path(name) or is_table(name) or (os.sep in name and os.path.isdir(name))
+
+
+def is_table(name: str) -> bool:
+    """Return whether a name means a table of images."""
+    return name.lower().endswith(".csv")
 
 
 def looks_like_path(name: str) -> bool:
@@ -17,4 +22,5 @@ def looks_like_path(name: str) -> bool:
 
 def folder_name(name: str) -> str:
     """Return the last part of a folder's path, for file names."""
-    return os.path.basename(os.path.realpath(os.path.expanduser(name))) or "folder"
+    name = os.path.basename(os.path.realpath(os.path.expanduser(name))) or "folder"
+    return os.path.splitext(name)[0] if is_table(name) else name

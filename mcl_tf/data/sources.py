@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf.data import folders, jpeg_warnings, paths
+from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
@@ -59,9 +60,20 @@ class Source:
         """Return the class numbers int64 [n] of the test images, if they are known without reading the images."""
         return None
 
-    def test_names(self) -> list[str] | None:
-        """Return the names of the test images, if they have any."""
+    def names(self, split: str, classes=None) -> list[str] | None:
+        """Return the names of the images of `read`, if they have any."""
+        del split, classes
         return None
+
+    def divide(self, normal, seed: int, has_anomalies: bool) -> None:
+        """Decide which images are for the test, where the dataset does not say.
+
+        Args:
+          normal: numbers of the normal classes; none if all images are for the test.
+          seed: the seed of the decision.
+          has_anomalies: whether there are anomalies besides the images of other classes.
+        """
+        del normal, seed, has_anomalies
 
     def heard(self) -> contextlib.AbstractContextManager:
         """Context manager around the decoding of files, see `jpeg_warnings.heard`; it catches nothing without files."""
@@ -88,14 +100,14 @@ class DigitsSource(Source):
 
 
 class FolderSource(Source):
-    """The images of a folder, see `mcl_tf.data.folders`.
+    """The images of a folder or a table, see `mcl_tf.data.layouts`.
 
     Args:
-      name: the path of the folder.
+      name: the path.
       splits: the splits that must exist.
     """
 
-    def __init__(self, name: str, splits=folders.SPLITS):
+    def __init__(self, name: str, splits=("train",)):
         self._folder = folders.Folder(name, splits)
         super().__init__(name, self._folder.class_names, self._folder.image_shape())
 
@@ -111,9 +123,13 @@ class FolderSource(Source):
         """See `Source.test_classes`."""
         return self._folder.files["test"][1]
 
-    def test_names(self) -> list[str]:
-        """Return the paths of the test images within the folder."""
-        return self._folder.test_names()
+    def names(self, split: str, classes=None) -> list[str]:
+        """Return the paths of images within the folder."""
+        return self._folder.names(split, classes)
+
+    def divide(self, normal, seed: int, has_anomalies: bool) -> None:
+        """See `Source.divide`."""
+        self._folder.divide(normal, seed, has_anomalies)
 
     def heard(self) -> contextlib.AbstractContextManager:
         """See `Source.heard`."""
@@ -129,7 +145,7 @@ class TensorFlowDatasetsSource(Source):
       splits: the splits that must exist.
     """
 
-    def __init__(self, name: str, builder, splits=folders.SPLITS):
+    def __init__(self, name: str, builder, splits=SPLITS):
         import tensorflow_datasets as tfds
 
         features = builder.info.features
@@ -166,24 +182,25 @@ class TensorFlowDatasetsSource(Source):
         return data.with_options(folders.UNTUNED)
 
 
-def load_source(name: str, data_dir: str = "", splits=folders.SPLITS) -> Source:
+def load_source(name: str, data_dir: str = "", splits=SPLITS) -> Source:
     """Open a dataset by name.
 
     Args:
-      name: "digits", a folder (see `mcl_tf.data.folders`), or the name of an image-classification dataset of TensorFlow
-        Datasets, which takes precedence over a folder of that bare name.
+      name: "digits", a folder or a table (see `mcl_tf.data.layouts`), or the name of an image-classification dataset
+        of TensorFlow Datasets, which takes precedence over a folder of that bare name.
       data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
-      splits: the splits that must exist.
+      splits: the splits that must exist; a folder may lack a test split.
 
     Raises:
       UsageError: the name is unknown, the dataset has no labelled images, or it is not available.
     """
     if name == "digits":
         return DigitsSource()
+    needed = splits[:1]  # normal images without a test give a detector, too
     if paths.is_folder(name):
-        return FolderSource(name, splits)
+        return FolderSource(name, needed)
     builder = _find_builder(name, data_dir)
-    return FolderSource(name, splits) if builder is None else TensorFlowDatasetsSource(name, builder, splits)
+    return FolderSource(name, needed) if builder is None else TensorFlowDatasetsSource(name, builder, splits)
 
 
 def _find_builder(name, data_dir):

@@ -37,7 +37,10 @@ class Task:
       detail_size: side s of the stored images in pixels.
       train: uint8 [n, s, s, 3], normal images of the train split.
       train_labels: int32 [n], indices into `class_names`.
-      test: dataset of (image uint8 [s, s, 3], is_anomaly bool, name string, class name string), the whole test split.
+      test: dataset of (image uint8 [s, s, 3], is_anomaly bool, name string, class name string), the whole test split;
+        None if there is no test image.
+      has_anomalies: whether the test split has anomalies.
+      train_names: strings [n], names of the training images; None if they have none.
     """
 
     class_names: tuple[str, ...]
@@ -45,7 +48,9 @@ class Task:
     detail_size: int
     train: np.ndarray
     train_labels: np.ndarray
-    test: tf.data.Dataset
+    test: tf.data.Dataset | None
+    has_anomalies: bool = True
+    train_names: tuple[str, ...] | None = None
 
 
 def choose_sizes(config: DataConfig, score: str, shape, images: tf.data.Dataset | None = None) -> tuple[int, int]:
@@ -118,12 +123,13 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
       score: "image", "local" or "both", see `choose_sizes`.
 
     Raises:
-      UsageError: a class or dataset does not exist, or there would be no anomalies to find. For a folder also: a file
-        cannot be decoded, or the test split lacks normal images or anomalies.
+      UsageError: a class or dataset does not exist, or there would be no anomalies to find. For a folder, which may
+        have no test images at all: a file cannot be decoded, or the test has anomalies and no normal images.
     """
     source = load_source(config.dataset, data_dir)
     normal = parse_classes(config.normal, source)
-    if len(normal) == len(source.class_names) and not config.anomaly_dataset:
+    source.divide(normal, config.seed, bool(config.anomaly_dataset))
+    if source.test_classes() is None and len(normal) == len(source.class_names) and not config.anomaly_dataset:
         raise UsageError(
             "Every class is normal, so that the test split has no anomaly. Leave a class out of normal "
             f"or name an anomaly_dataset. Received: {','.join(config.normal)}"
@@ -134,18 +140,22 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
     groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
 
     other = load_source(config.anomaly_dataset, data_dir, ("test",)) if config.anomaly_dataset else None
-    _check_test_split(source, normal, other)
+    if other is not None:
+        other.divide([], config.seed, True)
+    tested = _check_test_split(source, normal, other)
     sources = [source] if other is None else [source, other]
     images, classes = _read_training(source, normal, size, watch, score)
     for part in sources:
         part.check([("test", None)], watch)  # a damaged file would otherwise end the run after its training
     labels = np.array([groups[int(number)] for number in classes], np.int32)
-    test = _test_stream(source, size, normal)
-    if other is not None:
+    test = _test_stream(source, size, normal) if "normal" in tested else None
+    if other is not None and test is not None:
         # All images of the other dataset are anomalies, in addition to those of the other classes.
         test = test.concatenate(_test_stream(other, size, []))
     class_names = tuple(names) if config.labelled else ("+".join(names),)
-    return Task(class_names, image_size, size, images, labels, test)
+    files = source.names("train", normal)
+    train_names = None if files is None else tuple(files)
+    return Task(class_names, image_size, size, images, labels, test, "anomalous" in tested, train_names)
 
 
 def _read_training(source: Source, normal, size: int, watch, score: str):
@@ -163,25 +173,31 @@ def _read_training(source: Source, normal, size: int, watch, score: str):
     return read
 
 
-def _check_test_split(source: Source, normal, other: Source | None) -> None:
-    """Check that the test split has normal images and anomalies, where its classes are known."""
+def _check_test_split(source: Source, normal, other: Source | None) -> set[str]:
+    """Return which kinds of images, "normal" and "anomalous", the test split has; both if its classes are unknown.
+
+    Raises:
+      UsageError: it has anomalies, but no normal images.
+    """
     classes = source.test_classes()
     if classes is None:
-        return
+        return {"normal", "anomalous"}
     is_normal = np.isin(classes, normal)
-    if not is_normal.any():
-        missing = f"no normal images ({', '.join(source.class_names[c] for c in normal)})"
-    elif is_normal.all() and other is None:
-        missing = "no images of other classes, and there is no anomaly_dataset"
-    else:
-        return
-    raise UsageError(f"The test folder needs normal images and anomalies. Received: {missing} in {source.name}/test")
+    found = {name for name, count in (("normal", is_normal.sum()), ("anomalous", (~is_normal).sum())) if count}
+    if other is not None:
+        found.add("anomalous")
+    if found == {"anomalous"}:
+        raise UsageError(
+            "Anomalies for the test need normal images beside them, which are not trained on. Received: no normal test "
+            f"images ({', '.join(source.class_names[c] for c in normal)}) in {source.name}"
+        )
+    return found
 
 
 def _test_stream(source: Source, size: int, normal) -> tf.data.Dataset:
     """Return the test split as (image, is_anomaly, name, class name)."""
     class_names, wanted = tf.constant(source.class_names), tf.constant(normal, tf.int64)
-    names = source.test_names()
+    names = source.names("test")
     if names is not None:
         # A dataset of anomalies has no normal classes; the same path could mean a file of either dataset.
         names = tf.constant(names if normal else [f"{source.name}/{name}" for name in names])

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf.data import folders
+from mcl_tf.data import layouts
 from mcl_tf.data.folders import Folder
 from mcl_tf.errors import UsageError
 from tests.encoded_images import damaged_jpeg
@@ -44,7 +44,7 @@ def test_has_the_shape_of_the_first_image(image_folder, folder_copy):
 
 
 def test_has_no_shape_without_a_readable_image(tmp_path):
-    for split in folders.SPLITS:
+    for split in layouts.SPLITS:
         (tmp_path / split / "good").mkdir(parents=True)
         (tmp_path / split / "good" / "0.png").write_bytes(b"not an image")
     assert Folder(str(tmp_path)).image_shape() == (None, None, 3)
@@ -64,10 +64,10 @@ def test_keeps_the_sizes_of_images_and_gives_them_three_channels(image_folder):
     ("created", "message"),
     [
         ([], "There is no such folder.*Received: .*/set"),
-        ([""], "no train folder"),
-        (["train/a/1.png"], "no test folder"),
-        (["train/a/1.png", "test/a/1.tif"], r"no images \(.bmp, .*\) in the classes of test"),
-        (["train/1.png", "test/a/1.png"], "in the classes of train.*Possible: a folder DIR"),
+        ([""], r"There are no images \(.bmp, .*\) there. Possible: a folder DIR"),
+        (["a/1.tif"], r"There are no images \(.bmp, .*\) there"),
+        (["test/a/1.png"], "no train images"),
+        (["train/a/1.tif", "test/a/1.png"], r"no images \(.bmp, .*\) in the classes of train"),
     ],
 )
 def test_refuses_a_folder_of_another_layout(created, message, tmp_path):
@@ -82,8 +82,10 @@ def test_refuses_a_folder_of_another_layout(created, message, tmp_path):
 
 def test_needs_the_named_splits_only(folder_copy):
     shutil.rmtree(folder_copy / "train")
+    with pytest.raises(UsageError, match="no train images"):
+        Folder(str(folder_copy))
     folder = Folder(str(folder_copy), ("test",))
-    assert [len(folder.files[split][0]) for split in folders.SPLITS] == [0, 5]
+    assert [len(folder.files[split][0]) for split in layouts.SPLITS] == [0, 5]
 
 
 def test_refuses_a_class_without_images_in_the_split(image_folder):
@@ -93,14 +95,14 @@ def test_refuses_a_class_without_images_in_the_split(image_folder):
 
 
 def test_reads_names_that_are_not_utf8(tmp_path):
-    for split in folders.SPLITS:
+    for split in layouts.SPLITS:
         path = os.path.join(os.fsencode(tmp_path), split.encode(), b"good")
         os.makedirs(path)
         with open(os.path.join(path, b"\xff.png"), "wb") as file:
             file.write(tf.io.encode_png(np.zeros((3, 3, 3), np.uint8)).numpy())
     folder = Folder(str(tmp_path))
     assert len(list(folder.read("train"))) == 1
-    assert folder.test_names() == [r"test/good/\udcff.png"]
+    assert folder.names("test") == [r"test/good/\udcff.png"]
 
 
 def test_names_the_first_damaged_file_and_counts_the_others(folder_copy):
@@ -138,7 +140,7 @@ def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
 
 
 def test_names_the_files_left_out_if_there_is_no_other(tmp_path, library_log):
-    for split in folders.SPLITS:
+    for split in layouts.SPLITS:
         (tmp_path / split / "good").mkdir(parents=True)
         (tmp_path / split / "good" / "0.tif").write_bytes(b"")
     with pytest.raises(UsageError, match="There are no images"):
@@ -152,7 +154,7 @@ def test_reads_jpeg_under_all_its_endings(folder_copy):
     assert len(Folder(str(folder_copy)).files["train"][0]) == 10
 
 
-@pytest.mark.parametrize("split", folders.SPLITS)
+@pytest.mark.parametrize("split", layouts.SPLITS)
 def test_refuses_a_folder_that_cannot_be_listed(split, image_folder, monkeypatch):
     scandir = os.scandir
 

@@ -41,7 +41,7 @@ def test_tensorflow_datasets_knows_names_and_shape(tiny_dataset):
     assert isinstance(source, TensorFlowDatasetsSource)
     assert source.class_names == ("red", "green", "blue")
     assert source.image_shape == (20, 20, 3)
-    assert (source.test_classes(), source.test_names()) == (None, None)
+    assert (source.test_classes(), source.names("test")) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["cifar11", "no such set", "no/such", ""])
@@ -86,7 +86,7 @@ def test_folder_source_knows_classes_shape_and_test_split(image_folder):
     assert source.class_names == ("cut", "good")
     assert source.image_shape == (20, 24, 3)
     assert source.test_classes().tolist() == [0, 0, 1, 1, 1]
-    assert source.test_names()[0] == "test/cut/0/9.png"
+    assert source.names("test")[0] == "test/cut/0/9.png"
     assert [label for _, label in source.read("test").as_numpy_iterator()] == [0, 0, 1, 1, 1]
 
 

@@ -166,7 +166,7 @@ def test_warns_of_lost_detail_if_only_the_network_sees_the_images(score, warned,
         if path.is_file() and not path.name.startswith("."):
             Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
     build_task(DataConfig(dataset=str(folder_copy), normal=("good",), image_size=16), score=score)
-    messages = [message for message in library_log.messages if "left out" not in message]
+    messages = [message for message in library_log.messages if "left out" not in message and " has " not in message]
     assert ["Resizing to 16x16 pixels discards" in message for message in messages] == [True] * warned
 
 
@@ -213,8 +213,8 @@ def test_a_folder_of_anomalies_needs_no_training_images(image_folder, folder_cop
 @pytest.mark.parametrize(
     ("missing", "options", "message"),
     [
-        ("test/good", {}, r"no normal images \(good\)"),
-        ("test/cut", {"normal": ("good",)}, "no anomaly"),  # without it, there is no other class at all
+        ("test/good", {}, r"no normal test images \(good\)"),
+        ("train", {}, "The dataset has no train images"),
         (None, {"normal": ("0",)}, "no train images of this class. Possible for normal: 1 good. Received: 0 cut"),
         (None, {"normal": ("purple",)}, "Possible: 0 cut, 1 good or all"),
     ],
@@ -226,12 +226,33 @@ def test_refuses_a_folder_without_what_the_task_needs(folder_copy, missing, opti
         build_task(DataConfig(**{"dataset": str(folder_copy), "normal": ("good",), **options}))
 
 
-def test_refuses_a_test_folder_without_anomalies(image_folder, folder_copy):
-    (folder_copy / "test" / "cut").rename(folder_copy / "train" / "cut")
+def test_a_folder_needs_no_anomalies(image_folder, folder_copy):
+    shutil.rmtree(folder_copy / "test" / "cut")
     config = DataConfig(dataset=str(folder_copy), normal=("good",))
-    with pytest.raises(UsageError, match="no images of other classes, and there is no anomaly_dataset in"):
-        build_task(config)
-    assert len(build_task(dataclasses.replace(config, anomaly_dataset=str(image_folder))).train) == 8
+    task = build_task(config)
+    assert not task.has_anomalies
+    assert [bool(is_anomaly) for _, is_anomaly, *_ in task.test.as_numpy_iterator()] == [False] * 3
+    assert task.train_names[:2] == ("train/good/0.png", "train/good/1.JPG")
+    task = build_task(dataclasses.replace(config, anomaly_dataset=str(image_folder)))
+    assert (len(task.train), task.has_anomalies) == (8, True)
+    shutil.rmtree(folder_copy / "test")
+    task = build_task(config)
+    assert (len(task.train), task.test, task.has_anomalies) == (8, None, False)
+
+
+def test_a_flat_folder_gives_normal_test_images_to_anomalies_from_elsewhere(image_folder):
+    config = DataConfig(dataset=str(image_folder / "train" / "good"), normal=("0",))
+    task = build_task(config)
+    assert (len(task.train), task.test, task.class_names) == (8, None, ("good",))
+    task = build_task(dataclasses.replace(config, anomaly_dataset=str(image_folder / "test" / "cut")))
+    assert len(task.train) == 6
+    tested = [(bool(is_anomaly), name.decode()) for _, is_anomaly, name, _ in task.test.as_numpy_iterator()]
+    assert [is_anomaly for is_anomaly, _ in tested] == [False, False, True, True]
+    assert {name for _, name in tested[:2]} | set(task.train_names) == {
+        *(f"{index}.{ending}" for index, ending in enumerate(("png", "JPG", "bmp", "gif", "jpeg", "PNG"))),
+        "deep er/6.png",
+        "deep er/7.png",
+    }
 
 
 @pytest.mark.parametrize(
