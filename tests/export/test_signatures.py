@@ -137,10 +137,8 @@ def broken_models(tiny_detector, tmp_path_factory):
 @pytest.mark.parametrize(
     ("part", "signature", "output"),
     [
-        ("gaussians", "serving_default", "score"),
         ("gaussians", "serving_bytes", "score"),
         ("gaussians", "explain", "distances"),
-        ("network", "serving_default", "score"),
         ("network", "embed", "embedding"),
     ],
 )

@@ -49,15 +49,14 @@ def test_resume_is_exact(options, tmp_path, library_log):
     expected, found = Record(), Record()
     uninterrupted = make_trainer(**options)
     uninterrupted.fit([expected])
-    # Checkpoints after every step; interruptions within the first, the second and the third epoch.
-    for steps in (2, 4, 6):
+    # Checkpoints after every step; interruptions within the first and the third epoch.
+    for steps in (2, 10):
         with pytest.raises(KeyboardInterrupt):
             make_trainer(tmp_path, **options, checkpoint_minutes=1e-9).fit([found, InterruptAfter(steps)])
     resumed = make_trainer(tmp_path, **options)
     resumed.fit([found])
     assert [message.split(",")[0] for message in library_log.messages] == [
         "Resuming after epoch 0 of 3 and 2 of 5 steps",
-        "Resuming after epoch 1 of 3 and 1 of 5 steps",
         "Resuming after epoch 2 of 3 and 2 of 5 steps",
     ]
     assert len(expected.logs) == 3 * (STEPS + 1)
