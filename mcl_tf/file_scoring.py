@@ -208,7 +208,7 @@ def make_decoder(size: int):
     decode = compat.graph(lambda contents: decoding.decode(contents, size), [None], tf.string)
 
     def decode_bytes(contents):
-        with jpeg_warnings.heard() as warnings:
+        with jpeg_warnings.heard(contents) as warnings:
             images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
         reasons = np.array([reason.decode() for reason in reasons.numpy()], object)
         if warnings.found:  # by which of the images, only decoding them one by one can tell

@@ -34,18 +34,22 @@ class Warnings:
 
 
 @contextlib.contextmanager
-def heard(quiet: bool = False) -> Iterator[Warnings]:
+def heard(contents=None, quiet: bool = False) -> Iterator[Warnings]:
     """Context manager that catches the warnings of libjpeg; all else comes out on standard error at its end.
 
     One thread at a time is inside, because standard error belongs to the process.
 
     Args:
+      contents: the bytes of the images, if they are known; nothing is caught if there is no JPEG among them.
       quiet: whether to discard all else, too, where every file that cannot be decoded is reported by name.
 
     Yields:
       `Warnings`.
     """
     warnings = Warnings()
+    if contents is not None and not any(map(_is_jpeg, contents)):
+        yield warnings
+        return
     with _lock, contextlib.ExitStack() as stack:
         try:
             sys.stderr.flush()
@@ -76,9 +80,13 @@ def _memory_file():
     return tempfile.TemporaryFile(buffering=0)
 
 
+def _is_jpeg(contents: bytes) -> bool:
+    return contents.startswith(b"\xff\xd8\xff")
+
+
 def is_damaged(contents: bytes) -> bool:
     """Return whether a decoder warns of an image; always false for formats other than JPEG."""
-    if not contents.startswith(b"\xff\xd8\xff"):
+    if not _is_jpeg(contents):
         return False
     with heard(quiet=True) as warnings, contextlib.suppress(tf.errors.OpError):
         tf.io.decode_jpeg(contents)
