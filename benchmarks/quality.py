@@ -255,7 +255,7 @@ def table(rows: list[dict]) -> str:
     for (dataset, preset, options), found in groups.items():
         if preset:
             found = found + features.get(dataset, [])
-            seconds = [row["seconds"] for row in found if row["method"] == "mcl"]
+            seconds = [row["seconds"] for row in found if row["method"] == "mcl" and row["seconds"] is not None]
             seeds = sorted({row["seed"] for row in found if row["method"] == "mcl"})
             parts.append(f"## {dataset}, preset `{preset}`{' ' + options if options else ''}\n")
             parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_training_time(seconds)}\n")
@@ -264,6 +264,8 @@ def table(rows: list[dict]) -> str:
 
 
 def _training_time(seconds) -> str:
+    if not seconds:
+        return "The times are unknown, because other work shared the cores."
     if not max(seconds):
         return "Nothing was trained."
     return f"Training took {min(seconds):.0f} to {max(seconds):.0f} s per class."

@@ -95,7 +95,8 @@ def load_encoder(path: str, image_size: int, *, seed: int = 0) -> tf.keras.Model
         model = tf.keras.models.load_model(os.path.expanduser(path), compile=False)
     except Exception as error:  # noqa: BLE001 - a file that is not a model fails in many ways
         raise UsageError(f"The encoder {path} cannot be loaded: {one_line(error, 160)}") from None
-    inputs = layers.Input((image_size, image_size, 3))
+    names = _FreeNames(model)
+    inputs = layers.Input((image_size, image_size, 3), name=names.take("images"))
     try:
         if hasattr(model, "layers") and getattr(model, "inputs", None) and len(model.inputs) == 1:
             # A copy with sides that are known keeps the layers, and with them the stages, reachable.
@@ -113,13 +114,28 @@ def load_encoder(path: str, image_size: int, *, seed: int = 0) -> tf.keras.Model
     shapes = [tuple(output.shape) for output in outputs]
     if any(len(shape) not in (2, 4) for shape in shapes):
         raise UsageError(f"The outputs of the encoder {path} must be vectors [n, d]. Received: shapes {shapes}")
-    vectors = [layers.GlobalAveragePooling2D()(o) if len(o.shape) == 4 else o for o in outputs]
+    pool = lambda o: layers.GlobalAveragePooling2D(name=names.take("pooled"))(o) if len(o.shape) == 4 else o  # noqa: E731
+    vectors = list(map(pool, outputs))
     if len(vectors) > 1:
-        vectors = [layers.Concatenate()([layers.UnitNormalization()(vector) for vector in vectors])]
-    output = layers.Activation("linear", dtype="float32")(vectors[0])
+        vectors = [layers.UnitNormalization(name=names.take("normalized"))(vector) for vector in vectors]
+        vectors = [layers.Concatenate(name=names.take("joined"))(vectors)]
+    output = layers.Activation("linear", dtype="float32", name=names.take("vector"))(vectors[0])
     encoder = tf.keras.Model(inputs, output, name="encoder")
     compat.seed_layers(encoder, seed)
     return encoder
+
+
+class _FreeNames:
+    """Names for layers that are added to a model, which may have any names, also those that Keras gives by itself."""
+
+    def __init__(self, model):
+        self._taken = {layer.name for layer in getattr(model, "layers", ())} | {model.name}
+
+    def take(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
 def freeze_batch_normalization(encoder) -> None:

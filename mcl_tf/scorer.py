@@ -119,7 +119,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         # Through the stored size, so that an image has the same embedding whatever way it comes.
         images = views.prepare(views.prepare(images, self.image_size), self.network_size)
         images, length = views.without_empty_batch(images)
-        inputs = views.to_float(views.self_ensemble_views(images, count))
+        # Floats are turned and not bytes, about whose transposition oneDNN complains on processors without AVX-512.
+        inputs = views.self_ensemble_views(views.to_float(images), count)
         outputs = tf.nest.flatten(self.network(inputs, training=False))
         outputs = [tf.reshape(output, [-1, count, *output.shape[1:]])[:length] for output in outputs]
         embeddings = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)

@@ -295,6 +295,21 @@ def test_the_places_of_a_frozen_encoder_are_part_of_the_local_score(score, save,
     np.testing.assert_array_equal(loaded.decision_function(images), detector.decision_function(images))
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_the_layers_of_an_encoder_may_have_any_names(pooled, save):
+    """Those that Keras gives by itself, too, which begin anew in every process."""
+    inputs = layers.Input((SIZE, SIZE, 3), name="images")
+    maps = layers.Activation("relu", name="activation")(layers.Conv2D(4, 3, 4, name="vector")(inputs))
+    outputs = layers.GlobalAveragePooling2D(name="global_average_pooling2d")(maps) if pooled else maps
+    path = save(tf.keras.Model(inputs, [outputs, layers.Flatten(name="joined")(maps)], name="encoder"))
+    tf.keras.backend.clear_session()
+    encoder = pretrained.load_encoder(path, SIZE)
+    names = [layer.name for layer in encoder.layers]
+    assert len(set(names)) == len(names)
+    path = save(encoder)
+    assert pretrained.load_encoder(path, SIZE).output_shape == encoder.output_shape
+
+
 @pytest.mark.slow
 def test_an_encoder_that_is_trained_from_scratch_has_no_places():
     scorer = fit(encoder="small", width=0.25, score="both", detail_size=32, max_steps=1).scorer_

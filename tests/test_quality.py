@@ -60,6 +60,7 @@ def test_presets_options_and_datasets_have_tables_of_their_own():
 
 
 def test_a_preset_that_trains_nothing_says_so():
+    assert "The times are unknown" in quality.table([{**row, "seconds": None} for row in ROWS[:4]])
     text = quality.table([{**row, "seconds": 0.0} for row in ROWS[:4]])
     assert "Nothing was trained." in text
     assert "Training took" not in text
