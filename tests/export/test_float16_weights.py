@@ -12,21 +12,17 @@ from mcl_tf.networks import build_encoder, build_projection_head
 from tests.helpers import CLASS_NAMES, DETECTOR_OPTIONS, make_once, mixed_images, tinted_images
 
 
-@pytest.fixture(scope="module", params=["stages", "projection"])
-def exported(request, tiny_export, tmp_path_factory):
-    """A detector per choice of the embedding, and its SavedModel with float16 weights."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A detector that scores the projection, so that encoder and head are exported, with float16 weights."""
 
     def train_and_export(folder):
-        if request.param == "stages":
-            detector = mcl_tf.AnomalyDetector.load(tiny_export / "detector")
-        else:
-            detector = mcl_tf.AnomalyDetector(**DETECTOR_OPTIONS, embedding="projection")
-            detector.fit(*tinted_images(24), class_names=CLASS_NAMES)
-        detector.set_params(export_precision="float16")
+        detector = mcl_tf.AnomalyDetector(**DETECTOR_OPTIONS, embedding="projection", export_precision="float16")
+        detector.fit(*tinted_images(24), class_names=CLASS_NAMES)
         detector.save(folder / "detector")
         detector.export(folder / "saved_model")
 
-    folder = make_once(tmp_path_factory, f"float16_{request.param}", train_and_export)
+    folder = make_once(tmp_path_factory, "float16", train_and_export)
     return mcl_tf.AnomalyDetector.load(folder / "detector"), folder / "saved_model"
 
 
