@@ -114,8 +114,10 @@ def load_encoder(path: str, image_size: int, *, seed: int = 0) -> tf.keras.Model
     shapes = [tuple(output.shape) for output in outputs]
     if any(len(shape) not in (2, 4) for shape in shapes):
         raise UsageError(f"The outputs of the encoder {path} must be vectors [n, d]. Received: shapes {shapes}")
-    pool = lambda o: layers.GlobalAveragePooling2D(name=names.take("pooled"))(o) if len(o.shape) == 4 else o  # noqa: E731
-    vectors = list(map(pool, outputs))
+    vectors = [
+        layers.GlobalAveragePooling2D(name=names.take("pooled"))(output) if len(output.shape) == 4 else output
+        for output in outputs
+    ]
     if len(vectors) > 1:
         vectors = [layers.UnitNormalization(name=names.take("normalized"))(vector) for vector in vectors]
         vectors = [layers.Concatenate(name=names.take("joined"))(vectors)]

@@ -137,7 +137,8 @@ class ScoreFile:
         with open(self.path, **_TEXT) as file:
             text = file.read()
         records = list(_records(text, quoted=not self.json))
-        if not records and not self._begin().startswith(text[: len(self._begin())]):
+        begin = self._begin()
+        if not records and not begin.startswith(text[: len(begin)]):
             raise UsageError(f"{self.path} is not a file of scores. Received: {text[:100].strip()}")
         rows = map(_parse_json, records) if self.json else csv.DictReader(records)
         if isinstance(rows, csv.DictReader) and records and tuple(rows.fieldnames or ()) != COLUMNS:

@@ -10,12 +10,12 @@ import itertools
 import math
 import multiprocessing
 import pathlib
-import resource
 import tempfile
 import time
 
 import numpy as np
 
+from benchmarks.memory import peak
 from tests.encoded_images import BAD, GOOD
 
 _FILES, _ROUND_SECONDS, _MAX_GROWTH = 200, 120, 1024  # MiB
@@ -47,11 +47,6 @@ def damage(content: bytes, others: list[bytes], rng) -> bytes:
             start = int(rng.integers(len(other) + 1))
             data[at:at] = other[start : start + 4 * size]
     return bytes(data)
-
-
-def peak() -> float:
-    """Return the peak of the resident memory of this process in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def score_rounds(saved_model, folders, results) -> None:

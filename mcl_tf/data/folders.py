@@ -73,7 +73,7 @@ class Folder:
         files = {}
         for split, classes in self._layout.classes.items():
             names = [(name, number) for number, c in enumerate(self._classes) for name in classes.get(c, ())]
-            paths = [os.path.relpath(name, self.path or os.curdir) for name, _ in names]
+            paths = [os.path.relpath(name, self.path) for name, _ in names]
             files[split] = paths, np.array([number for _, number in names], np.int64)
         return files
 
@@ -167,7 +167,7 @@ class Folder:
 
     def names(self, split: str, classes=None) -> list[str]:
         """Return the paths of images within the folder; the arguments are those of `read`."""
-        return [printable(os.path.relpath(path, self.path or os.curdir)) for path in self.chosen(split, classes)[0]]
+        return [printable(os.path.relpath(path, self.path)) for path in self.chosen(split, classes)[0]]
 
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """Return height, width and channels of the first image whose header can be read."""
@@ -206,8 +206,8 @@ def _report_left_out(layout: layouts.Layout) -> None:
         one = len(others) == 1
         text = "file of another format was" if one else "files of other formats were"
         _logger.warning("%d %s left out: %s", len(others), text, kinds)
-    read = sum(len(images) for classes in layout.classes.values() for images in classes.values())
-    outside = len(paths) - len(others) - read
+    read = {path for classes in layout.classes.values() for images in classes.values() for path in images}
+    outside = sum(layouts.is_image(path) and path not in read for path in paths)
     if outside:
         _logger.warning("%d images outside of a class folder were left out", outside)
     repeated = sum(found.repeated for found in layout.found.values())

@@ -11,10 +11,11 @@ import collections
 import csv
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 
-from mcl_tf.data import listing
+from mcl_tf.data import listing, paths
 from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")
@@ -66,11 +67,11 @@ class Layout:
 
         train, test = {}, {}
         share = _TEST_SHARE if has_anomalies or set(normal) < set(self.classes["train"]) else 0.0
-        for name, paths in self.classes["train"].items():
-            count = math.ceil(share * len(paths)) if len(paths) > 1 else 0
-            chosen = set(sorted(paths, key=draw)[:count] if name in normal else paths)
-            train[name] = [path for path in paths if path not in chosen]
-            test[name] = [path for path in paths if path in chosen]
+        for name, images in self.classes["train"].items():
+            count = math.ceil(share * len(images)) if len(images) > 1 else 0
+            chosen = set(sorted(images, key=draw)[:count] if name in normal else images)
+            train[name] = [path for path in images if path not in chosen]
+            test[name] = [path for path in images if path in chosen]
         return dataclasses.replace(self, classes={"train": train, "test": test})
 
 
@@ -83,7 +84,7 @@ def recognise(path: str) -> Layout:
     Raises:
       UsageError: it does not exist, cannot be read, or names what is no image.
     """
-    if path.lower().endswith(".csv") and not os.path.isdir(path):
+    if paths.is_table(path) and not os.path.isdir(path):
         return _read_table(path)
     if not os.path.isdir(path):
         raise UsageError(f"There is no such folder. Possible: {POSSIBLE}. Received: {path}")
@@ -93,7 +94,7 @@ def recognise(path: str) -> Layout:
     folders = _by_folder(path, found.files)
     folders.pop(_MASKS, None)
     if "" in folders:
-        images = sorted(image for paths in folders.values() for image in paths)
+        images = sorted(itertools.chain(*folders.values()))
         kind, classes = "a folder of images of one class", {ONE_CLASS: images}
     else:
         kind, classes = "a folder per class, without train and test", folders
@@ -132,14 +133,14 @@ def _list(folder: str) -> listing.Listing:
     return found
 
 
-def _by_folder(base: str, paths) -> dict[str, list[str]]:
+def _by_folder(base: str, files) -> dict[str, list[str]]:
     """Return {folder in `base`: paths of the images in it, at any depth}; "" has those that lie in `base` itself.
 
     Raises:
       UsageError: an image is no file.
     """
     classes = collections.defaultdict(list)
-    for path in filter(is_image, paths):
+    for path in filter(is_image, files):
         name, *rest = os.path.relpath(path, base).split(os.sep)
         _check_file(path)
         classes[name if rest else ""].append(path)
@@ -167,7 +168,7 @@ def _read_table(path: str) -> Layout:
         raise UsageError(
             f"{path} must have a column path, and may have label and split. Received: {', '.join(columns)}"
         )
-    base = os.path.dirname(path)
+    base = os.path.dirname(path) or os.curdir
     files = [os.path.join(base, row["path"] or "") for row in rows]
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:

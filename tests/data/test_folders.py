@@ -139,6 +139,21 @@ def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
     ]
 
 
+def test_a_table_reads_what_it_names_and_leaves_nothing_out(folder_copy, library_log, monkeypatch):
+    table = "path,label,split\ntrain/good/0.png,good,train\ntest/cut/0/9.png,bent,test\n"
+    (folder_copy / "parts.csv").write_text(table)
+    monkeypatch.chdir(folder_copy)
+    folder = Folder("parts.csv")
+    folder.divide([1], 0)
+    assert (folder.class_names, folder.names("train"), folder.names("test")) == (
+        ("bent", "good"),
+        ["train/good/0.png"],
+        ["test/cut/0/9.png"],
+    )
+    assert len(list(folder.read("test"))) == 1
+    assert library_log.messages == ["parts.csv has a table. Images for train: 1 good; test: 1 bent"]
+
+
 def test_names_the_files_left_out_if_there_is_no_other(tmp_path, library_log):
     for split in layouts.SPLITS:
         (tmp_path / split / "good").mkdir(parents=True)
