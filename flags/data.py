@@ -8,7 +8,7 @@ from mcl_tf.data.paths import is_table
 
 define(
     DataConfig,
-    dataset="Source of the images: `digits` (embedded in scikit-learn); a folder of images (JPEG, PNG, BMP, GIF) with "
+    dataset="Source of the images: `digits` (embedded in scikit-learn); a folder of images (JPEG, PNG, BMP, GIF, WebP, TIFF) with "
     "train/<class>/ and test/<class>/, with train/<class>/ or <class>/ alone, or of normal images (see also "
     "--manifest); or the name of an image-classification dataset of TensorFlow Datasets "
     "(cifar10, cifar100, mnist, fashion_mnist, svhn_cropped, ...).",

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
-from mcl_tf.data import decoding, jpeg_warnings, listing
+from mcl_tf.data import decoding, jpeg_warnings, listing, rare_formats
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
@@ -208,9 +208,11 @@ def make_decoder(size: int):
     decode = compat.graph(lambda contents: decoding.decode(contents, size), [None], tf.string)
 
     def decode_bytes(contents):
+        contents, failures = zip(*map(rare_formats.for_graph, contents), strict=True)
         with jpeg_warnings.heard(contents) as warnings:
             images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
-        reasons = np.array([reason.decode() for reason in reasons.numpy()], object)
+        found = zip(failures, (reason.decode() for reason in reasons.numpy()), strict=True)
+        reasons = np.array([failure or decoding.for_files(reason) for failure, reason in found], object)
         if warnings.found:  # by which of the images, only decoding them one by one can tell
             for index in np.flatnonzero(reasons == ""):
                 reasons[index] = jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents[index]) else ""

@@ -1,5 +1,7 @@
 """Decodes images in the graph, for training, for a server, for files and for Beam.
 
+Training, files and Beam also read WebP and TIFF, see `mcl_tf.data.rare_formats`; a server does not.
+
 - JPEG (grey, colour, CMYK), PNG (grey, palette, colour), BMP (palettes, 16 to 32 bits, uncompressed) and GIF;
 - grey is repeated to three channels; alpha is dropped in every format, so that a transparent pixel has the colour that
   is stored for it;
@@ -17,13 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
-from mcl_tf.data import bmp, gif, orientation
-from mcl_tf.data.encoded_bytes import demand, numbers
+from mcl_tf.data import bmp, gif, orientation, rare_formats
+from mcl_tf.data.encoded_bytes import MAX_PIXELS, UNDECODABLE, demand, numbers
 
-MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred times as much
 PARALLEL = 4  # images decoded at a time; limits the memory of a server
 FORMATS = (("JPEG", b"\xff\xd8\xff"), ("PNG", b"\x89PNG\r\n\x1a\n"), ("GIF", b"GIF8"), ("BMP", b"BM"))
 _JPEG, _PNG, _GIF, _BMP, _NO_FORMAT = range(len(FORMATS) + 1)
+UNKNOWN = f"is not an image of a known format ({', '.join(name for name, _ in FORMATS)})"
 _HEADER = 64  # bytes; PNG and BMP state their size within them
 _JPEG_PIXELS = 512  # per byte, at most: a block of 64 pixels takes at least one bit
 _PNG_SIDES, _BMP_SIDES = ((20, -4), (16, -4)), ((22, 4), (18, 4))  # height and width in the header
@@ -74,6 +76,11 @@ def decode_or_fail(contents, size: int):
     message = tf.strings.reduce_join(tf.strings.join(parts), separator="; ")
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message])]):
         return tf.identity(images)
+
+
+def for_files(reason: str) -> str:
+    """Return a reason of `decode` for an image in a file, with the formats that are read from files besides."""
+    return f"{UNKNOWN[:-1]}, {', '.join(rare_formats.NAMES)})" if reason == UNKNOWN else reason
 
 
 def _map(function, elements, size):
@@ -159,8 +166,10 @@ def decode_at_own_size(contents):
 def _try_to_decode(contents):
     """Decode any image to an array uint8 [h, w, 3]; return an empty one if that is not possible."""
     try:
+        if rare_formats.name_of(contents):
+            return rare_formats.decode(contents)
         return _decode_any(tf.constant(contents)).numpy()
-    except tf.errors.OpError:
+    except (tf.errors.OpError, ValueError):
         return np.zeros([0, 0, 3], np.uint8)
 
 
@@ -222,9 +231,8 @@ def _reasons(contents, kinds, sides):
     names = tf.gather(tf.constant([*(name for name, _ in FORMATS), ""]), kinds)
     height, width = (tf.strings.as_string(side) for side in tf.unstack(sides, axis=1))
     large = tf.strings.join(["is a ", names, " of ", width, "x", height, f" pixels, more than {MAX_PIXELS}"])
-    damaged = tf.strings.join(["is a ", names, " that cannot be decoded: damaged, cut short or of a rare kind"])
+    damaged = tf.strings.join(["is a ", names, f" {UNDECODABLE}"])
     reasons = tf.where(sides[:, 0] * sides[:, 1] > MAX_PIXELS, large, "")
     reasons = tf.where(sides[:, 0] < 0, damaged, reasons)
-    possible = ", ".join(name for name, _ in FORMATS)
-    reasons = tf.where(kinds == _NO_FORMAT, f"is not an image of a known format ({possible})", reasons)
+    reasons = tf.where(kinds == _NO_FORMAT, UNKNOWN, reasons)
     return tf.where(tf.strings.length(contents) == 0, "is empty", reasons)

@@ -1,9 +1,12 @@
-"""Reads numbers from encoded images in the graph."""
+"""Reads numbers from encoded images in the graph; the limits and words that all decoders share."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+
+MAX_PIXELS = 2**27  # 402 MB decoded; a few kilobytes of PNG can claim a hundred times as much
+UNDECODABLE = "that cannot be decoded: damaged, cut short or of a rare kind"
 
 
 def bytes_at(contents, positions, count: int):

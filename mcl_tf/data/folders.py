@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf.data import decoding, jpeg_warnings, layouts
+from mcl_tf.data import decoding, jpeg_warnings, layouts, rare_formats
 from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, printable
 
@@ -231,8 +231,9 @@ def _reason(path) -> str:
             contents = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    contents, reason = rare_formats.for_graph(contents)
     with jpeg_warnings.heard(quiet=True):
-        reason = _explain()(tf.constant([contents])).numpy()[0].decode()
+        reason = reason or decoding.for_files(_explain()(tf.constant([contents])).numpy()[0].decode())
     return reason or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
 
 

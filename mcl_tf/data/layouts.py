@@ -19,7 +19,7 @@ from mcl_tf.data import listing, paths
 from mcl_tf.errors import UsageError, printable
 
 SPLITS = ("train", "test")
-ENDINGS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png")
+ENDINGS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 ONE_CLASS = "good"  # the name, as in MVTec AD, of images that lie in no folder of a class
 POSSIBLE = (
     "a folder DIR with images in DIR/train/<class>/ and DIR/test/<class>/, in DIR/train/<class>/ alone, in "

@@ -34,7 +34,7 @@ def export_saved_model(
       dropped) -> `score` float32 [n] (higher for more anomalous images), `is_anomaly` bool [n], `p_value` float32 [n]
       (probability that a normal image scores at least as high), `nearest_class` int32 [n], `class_name` string
       [n];
-    - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF -> the same;
+    - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF (no WebP or TIFF) -> the same;
     - `embed`: `images` -> `embedding` float32 [n, V, D];
     - `explain`: `images` -> `distances` float32 [n, V, C], `rotation` int32 [n, V], `flipped` bool [n, V].
 

