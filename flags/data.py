@@ -8,9 +8,9 @@ from mcl_tf.data.paths import is_table
 
 define(
     DataConfig,
-    dataset="Source of the images: `digits` (embedded in scikit-learn); a folder of images (JPEG, PNG, BMP, GIF, WebP, TIFF) with "
-    "train/<class>/ and test/<class>/, with train/<class>/ or <class>/ alone, or of normal images (see also "
-    "--manifest); or the name of an image-classification dataset of TensorFlow Datasets "
+    dataset="Source of the images: `digits` (embedded in scikit-learn); a folder of images (JPEG, PNG, BMP, GIF, "
+    "WebP, TIFF) with train/<class>/ and test/<class>/, with train/<class>/ or <class>/ alone, or of normal images "
+    "(see also --manifest); or the name of an image-classification dataset of TensorFlow Datasets "
     "(cifar10, cifar100, mnist, fashion_mnist, svhn_cropped, ...).",
     normal="Comma-separated normal classes, by number or name; `all` for every class (needs --anomaly_dataset, "
     "but for folders). Images that lie in no folder of a class have the class `good`.",
@@ -19,6 +19,8 @@ define(
     image_size="Side in pixels that images are resized to; 0 keeps their own, limited to 16 to 224.",
     detail_size="Side in pixels, at least 16, at which --score=local and both see images; 0 keeps their own, limited "
     "to 16 to 256.",
+    max_unreadable="Share of the images of a folder that may be unreadable; they are named and left out. With more, "
+    "the run ends before the training.",
     calibration_fraction="Share of the normal training images that is held out to set the threshold; more, up to half, "
     "if the pass rate needs them.",
     seed="Seed of weights, order, augmentation, partners and the held-out share.",

@@ -65,6 +65,7 @@ class DataConfig:
     anomaly_dataset: str = _text("")
     image_size: int = _integer(0, 0, 1024)
     detail_size: int = _integer(0, 0, 1024)
+    max_unreadable: float = _number(0.01, 0.0, 1.0)
     calibration_fraction: float = _number(0.1, 0.01, 0.5)
     seed: int = _integer(0, 0, 2**31 - 1)
 

@@ -133,37 +133,23 @@ class Folder:
 
         return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(_DECODING)
 
-    def check(self, parts, watch) -> None:
-        """Decode all images of some parts, see `Source.check`.
-
-        Args:
-          parts: (split, classes) pairs.
-          watch: function (batches, description) -> batches, for a progress bar.
-
-        Raises:
-          UsageError: names the first file that cannot be decoded and the number of others.
-        """
+    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
+        """Decode all images of some parts and leave out those that cannot be decoded, see `Source.check`."""
         paths = [path for split, classes in parts for path in self.chosen(split, classes)[0]]
-        data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
-
-        def try_one(index, path):
-            # Not the traced function, because TensorFlow would prune the call, whose result is not used.
-            image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
-            with tf.control_dependencies([image]):
-                return tf.identity(index)
-
-        tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
-        with jpeg_warnings.heard(quiet=True) as warnings:
-            good = [index for batch in watch(tried.as_numpy_iterator(), "Checking test images") for index in batch]
-        bad = np.setdiff1d(np.arange(len(paths)), good)
-        if warnings.found:  # by which of the images, only decoding them one by one can tell
-            damaged = (index for index in watch(good, "Finding damaged images") if _is_damaged(paths[index]))
-            bad = np.union1d(bad, np.fromiter(damaged, int))
-        if len(bad):
+        bad = [paths[index] for index in _undecodable(paths, watch)]
+        if not bad:
+            return 0
+        if len(bad) > max_unreadable * len(paths):
             count = len(bad) - 1
             more = f" (and {count} more file{'s' * (count > 1)} cannot be read)" if count else ""
-            first = paths[bad[0]]
-            raise UsageError(f"{printable(first)} {_reason(first)}{more}")
+            limit = f". At most {max_unreadable:.3g} of the {len(paths)} images may be unreadable"
+            raise UsageError(f"{printable(bad[0])} {_reason(bad[0])}{more}{limit if max_unreadable else ''}")
+        _logger.warning("%d of %d images cannot be read and are left out:", len(bad), len(paths))
+        for path in bad:
+            _logger.warning("  %s %s", printable(path), _reason(path))
+        self._layout = self._layout.without(bad)
+        self.files = self._list()
+        return len(bad)
 
     def names(self, split: str, classes=None) -> list[str]:
         """Return the paths of images within the folder; the arguments are those of `read`."""
@@ -209,10 +195,36 @@ def _report_left_out(layout: layouts.Layout) -> None:
     read = {path for classes in layout.classes.values() for images in classes.values() for path in images}
     outside = sum(layouts.is_image(path) and path not in read for path in paths)
     if outside:
-        _logger.warning("%d images outside of a class folder were left out", outside)
+        what = "image outside of a class folder was" if outside == 1 else "images outside of a class folder were"
+        _logger.warning("%d %s left out", outside, what)
     repeated = sum(found.repeated for found in layout.found.values())
     if repeated:
-        _logger.warning("%d links to images that are read already were left out", repeated)
+        what = (
+            "link to an image that is read already was"
+            if repeated == 1
+            else "links to images that are read already were"
+        )
+        _logger.warning("%d %s left out", repeated, what)
+
+
+def _undecodable(paths, watch) -> np.ndarray:
+    """Return the sorted indices of the files that cannot be decoded."""
+    data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
+
+    def try_one(index, path):
+        # Not the traced function, because TensorFlow would prune the call, whose result is not used.
+        image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
+        with tf.control_dependencies([image]):
+            return tf.identity(index)
+
+    tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
+    with jpeg_warnings.heard(quiet=True) as warnings:
+        good = [index for batch in watch(tried.as_numpy_iterator(), "Checking images") for index in batch]
+    bad = np.setdiff1d(np.arange(len(paths)), good)
+    if warnings.found:  # by which of the images, only decoding them one by one can tell
+        damaged = (index for index in watch(good, "Finding damaged images") if _is_damaged(paths[index]))
+        bad = np.union1d(bad, np.fromiter(damaged, int))
+    return bad
 
 
 def _is_damaged(path: str) -> bool:

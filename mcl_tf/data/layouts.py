@@ -74,6 +74,15 @@ class Layout:
             test[name] = [path for path in images if path in chosen]
         return dataclasses.replace(self, classes={"train": train, "test": test})
 
+    def without(self, left_out) -> Layout:
+        """Return the layout without some of its files."""
+        left_out = set(left_out)
+        classes = {
+            split: {name: [path for path in images if path not in left_out] for name, images in folders.items()}
+            for split, folders in self.classes.items()
+        }
+        return dataclasses.replace(self, classes=classes)
+
 
 def recognise(path: str) -> Layout:
     """Recognise the layout of a folder, or read a table.
@@ -91,8 +100,9 @@ def recognise(path: str) -> Layout:
     if any(os.path.isdir(os.path.join(path, split)) for split in SPLITS):
         return _with_splits(path)
     found = _list(path)
+    masks = os.path.join(path, _MASKS, "")
+    found = dataclasses.replace(found, files=[file for file in found.files if not file.startswith(masks)])
     folders = _by_folder(path, found.files)
-    folders.pop(_MASKS, None)
     if "" in folders:
         images = sorted(itertools.chain(*folders.values()))
         kind, classes = "a folder of images of one class", {ONE_CLASS: images}

@@ -1,7 +1,7 @@
 """Decodes the formats that TensorFlow cannot decode, WebP and TIFF, by Pillow.
 
-They are decoded outside of the graph, so that training and the scoring of files read them and a server does not. What is
-said in `mcl_tf.data.decoding` about channels, bits, animations and orientation holds for them, too.
+They are decoded outside of the graph, so that training and the scoring of files read them and a server does not. What
+`mcl_tf.data.decoding` says about channels, bits, animations and orientation holds for them, too.
 """
 
 from __future__ import annotations

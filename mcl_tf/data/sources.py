@@ -44,17 +44,22 @@ class Source:
         """
         raise NotImplementedError
 
-    def check(self, parts, watch) -> None:
-        """Check that files can be decoded, where there are files.
+    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
+        """Check that files can be decoded, where there are files, and leave out those that cannot.
 
         Args:
           parts: (split, classes) pairs.
           watch: function (batches, description) -> batches, for a progress bar.
+          max_unreadable: the share of the files that may be left out; each of them is logged.
+
+        Returns:
+          The number of files that were left out.
 
         Raises:
-          UsageError: names the first file that cannot be decoded and the number of others.
+          UsageError: there are more; names the first file that cannot be decoded and the number of others.
         """
-        del parts, watch
+        del parts, watch, max_unreadable
+        return 0
 
     def test_classes(self) -> np.ndarray | None:
         """Return the class numbers int64 [n] of the test images, if they are known without reading the images."""
@@ -115,9 +120,9 @@ class FolderSource(Source):
         """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `check` explains."""
         return self._folder.read(split, classes)
 
-    def check(self, parts, watch) -> None:
+    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
         """See `Source.check`."""
-        self._folder.check(parts, watch)
+        return self._folder.check(parts, watch, max_unreadable)
 
     def test_classes(self) -> np.ndarray:
         """See `Source.test_classes`."""

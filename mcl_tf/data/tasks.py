@@ -142,11 +142,12 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
     other = load_source(config.anomaly_dataset, data_dir, ("test",)) if config.anomaly_dataset else None
     if other is not None:
         other.divide([], config.seed, True)
-    tested = _check_test_split(source, normal, other)
+    _check_test_split(source, normal, other)  # before the images are read
     sources = [source] if other is None else [source, other]
-    images, classes = _read_training(source, normal, size, watch, score)
-    for part in sources:
-        part.check([("test", None)], watch)  # a damaged file would otherwise end the run after its training
+    images, classes = _read_training(source, normal, size, watch, score, config.max_unreadable)
+    for part in sources:  # a damaged file would otherwise end the run after its training
+        part.check([("test", None)], watch, config.max_unreadable)
+    tested = _check_test_split(source, normal, other)
     labels = np.array([groups[int(number)] for number in classes], np.int32)
     test = _test_stream(source, size, normal) if "normal" in tested else None
     if other is not None and test is not None:
@@ -158,19 +159,26 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
     return Task(class_names, image_size, size, images, labels, test, "anomalous" in tested, train_names)
 
 
-def _read_training(source: Source, normal, size: int, watch, score: str):
-    data = source.read("train", normal)
+def _read_training(source: Source, normal, size: int, watch, score: str, max_unreadable: float):
+    """Read the training images, a second time without those that cannot be decoded if there are any."""
+
+    def read():
+        data = source.read("train", normal)
+        if score == "image":
+            warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
+        return read_images(data, size, watch)
+
+    parts = [("train", normal), ("test", None)]
     try:
         with source.heard() as warnings:
-            if score == "image":
-                warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
-            read = read_images(data, size, watch)
+            images = read()
     except tf.errors.OpError:
-        source.check([("train", normal), ("test", None)], watch)
+        if source.check(parts, watch, max_unreadable):
+            return read()
         raise
-    if warnings.found:
-        source.check([("train", normal), ("test", None)], watch)
-    return read
+    if warnings.found and source.check(parts, watch, max_unreadable):
+        return read()
+    return images
 
 
 def _check_test_split(source: Source, normal, other: Source | None) -> set[str]:

@@ -134,8 +134,8 @@ def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
     assert len(Folder(str(folder_copy)).files["test"][0]) == 5
     assert library_log.messages == [
         "5 files of other formats were left out: .svg (2), .pdf (1), .txt (1), no ending (1)",
-        "1 images outside of a class folder were left out",
-        "1 links to images that are read already were left out",
+        "1 image outside of a class folder was left out",
+        "1 link to an image that is read already was left out",
     ]
 
 

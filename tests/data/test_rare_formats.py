@@ -17,10 +17,12 @@ CLEAR = np.dstack([IMAGE, np.zeros((20, 30), np.uint8)])
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # to be turned clockwise
 GREY = np.repeat((DEEP >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+PALETTE, CMYK = Image.fromarray(GREY).convert("P"), Image.fromarray(IMAGE).convert("CMYK")
+BLACK = Image.new("RGB", (30, 20))
 TIFF, WEBP = encode(IMAGE, "TIFF", compression="tiff_lzw"), encode(IMAGE, "WEBP", lossless=True)
 GOOD = {
     "webp": (WEBP, IMAGE),
-    "animated webp": (encode(IMAGE, "WEBP", save_all=True, append_images=[Image.new("RGB", (30, 20))], lossless=True), IMAGE),
+    "animated webp": (encode(IMAGE, "WEBP", save_all=True, append_images=[BLACK], lossless=True), IMAGE),
     "transparent webp": (encode(CLEAR, "WEBP", lossless=True, exact=True), IMAGE),
     "turned webp": (encode(IMAGE, "WEBP", lossless=True, exif=TURNED), np.rot90(IMAGE, -1)),
     "tiff": (TIFF, IMAGE),
@@ -28,9 +30,9 @@ GOOD = {
     "16 bits": (encode(Image.fromarray(DEEP), "TIFF"), GREY),
     "transparent tiff": (encode(CLEAR, "TIFF"), IMAGE),
     "turned tiff": (encode(IMAGE, "TIFF", exif=TURNED), np.rot90(IMAGE, -1)),
-    "palette tiff": (encode(Image.fromarray(GREY).convert("P"), "TIFF"), np.asarray(Image.fromarray(GREY).convert("P").convert("RGB"))),
-    "cmyk tiff": (encode(Image.fromarray(IMAGE), "TIFF", mode="CMYK"), np.asarray(Image.fromarray(IMAGE).convert("CMYK").convert("RGB"))),
-}  # fmt: skip
+    "palette tiff": (encode(PALETTE, "TIFF"), np.asarray(PALETTE.convert("RGB"))),
+    "cmyk tiff": (encode(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
+}
 BAD = {
     "cut tiff": (TIFF[:200], f"is a TIFF {rare_formats.UNDECODABLE}"),
     "damaged tiff": (TIFF[:8] + b"\xff" * 50 + TIFF[58:], f"is a TIFF {rare_formats.UNDECODABLE}"),
