@@ -19,6 +19,8 @@ define(
     image_size="Side in pixels that images are resized to; 0 keeps their own, limited to 16 to 224.",
     detail_size="Side in pixels, at least 16, at which --score=local and both see images; 0 keeps their own, limited "
     "to 16 to 256.",
+    resize="What becomes of images that are not square: `squeeze` stretches them, `pad` keeps their aspect ratio and "
+    "mirrors them beyond their edges, `crop` takes their central square.",
     max_unreadable="Share of the images of a folder that may be unreadable; they are named and left out. With more, "
     "the run ends before the training.",
     calibration_fraction="Share of the normal training images that is held out to set the threshold; more, up to half, "

@@ -29,7 +29,6 @@ from mcl_tf import file_scoring
 from mcl_tf.data import listing
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
-from mcl_tf.export.model_card import read_card
 
 _SUFFIX = ".jsonl"
 FAILED = "failed"  # tag of the output for images that could not be scored
@@ -70,12 +69,12 @@ class SavedModelHandler(ModelHandler):
 class _Decode(beam.DoFn):
     """Maps (name, bytes) to (name, image), or to the tagged output {file, reason}."""
 
-    def __init__(self, size):
+    def __init__(self, size, resize):
         super().__init__()
-        self.size = size
+        self.size, self.resize = size, resize
 
     def setup(self):
-        self.decode = file_scoring.make_decoder(self.size)
+        self.decode = file_scoring.make_decoder(self.size, self.resize)
 
     def process(self, element):
         name, content = element
@@ -103,12 +102,12 @@ class ScoreImages(beam.PTransform):
     def __init__(self, saved_model: str, batch_size: int = 128):
         super().__init__()
         path = version_folders.find(saved_model)
-        self.size = read_card(path)["image_size"]
+        self.prepared = file_scoring.size_and_resize(path)
         self.handler = KeyedModelHandler(SavedModelHandler(str(path), batch_size))
 
     def expand(self, images):
         """Build the transform."""
-        decoded = images | "Decode" >> beam.ParDo(_Decode(self.size)).with_outputs(FAILED, main="images")
+        decoded = images | "Decode" >> beam.ParDo(_Decode(*self.prepared)).with_outputs(FAILED, main="images")
         outputs = decoded.images | "Score" >> RunInference(self.handler)
         rows = outputs | "Name" >> beam.MapTuple(lambda name, row: {**row, "file": name})
         return {"scores": rows, FAILED: decoded[FAILED]}

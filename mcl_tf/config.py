@@ -16,6 +16,7 @@ from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListO
 from mcl_tf.errors import UsageError
 
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
+RESIZES = ("squeeze", "pad", "crop")  # of images that are not square, see `views.prepare`
 ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
 PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir")  # where ~ is expanded
@@ -65,6 +66,7 @@ class DataConfig:
     anomaly_dataset: str = _text("")
     image_size: int = _integer(0, 0, 1024)
     detail_size: int = _integer(0, 0, 1024)
+    resize: str = _field("squeeze", Choice(*RESIZES))
     max_unreadable: float = _number(0.01, 0.0, 1.0)
     calibration_fraction: float = _number(0.1, 0.01, 0.5)
     seed: int = _integer(0, 0, 2**31 - 1)

@@ -51,7 +51,7 @@ def score_files(
     """
     images, output = os.path.expanduser(images), os.path.expanduser(output)
     path = version_folders.find(saved_model)
-    size = read_card(path)["image_size"]
+    prepared = size_and_resize(path)
     found = listing.find_files(images)
     files = [name for name in found.files if not _same_file(name, output)]
     if not files and not found.failed:
@@ -62,7 +62,7 @@ def score_files(
     failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for rows, failures in scored_batches(scorer, left, size, batch_size):
+        for rows, failures in scored_batches(scorer, left, make_decoder(*prepared), batch_size):
             failed += failures
             score_file.write(rows)
             note = f"{len(failed)} unreadable" if failed else ""
@@ -113,7 +113,8 @@ def choose_threshold(
     names = [file for name in classes for file in found[name].files]
     is_anomaly = np.array([name not in normal for name in classes for _ in found[name].files])
     calibration.threshold_for(is_anomaly, is_anomaly, target)  # a wrong target is refused before all images are scored
-    batches = list(scored_batches(load_scorer(path), names, read_card(path)["image_size"], batch_size))
+    decode = make_decoder(*size_and_resize(path))
+    batches = list(scored_batches(load_scorer(path), names, decode, batch_size))
     failed = [failure for name in classes for failure in found[name].failed]
     failed += [failure for _, failures in batches for failure in failures]
     if failed:
@@ -188,6 +189,16 @@ def make_rows(names, outputs) -> Iterator[dict]:
         yield dict(zip(SCORES, values, strict=True))
 
 
+def size_and_resize(path) -> tuple[int, str]:
+    """Return the arguments of `make_decoder` for a SavedModel.
+
+    Raises:
+      UsageError: it has no model card.
+    """
+    card = read_card(path)
+    return card["image_size"], card["resize"]
+
+
 def read_bytes(name) -> tuple[bytes, str]:
     """Read a file; return its bytes and "", or no bytes and the reason, as the end of a sentence."""
     try:
@@ -203,9 +214,9 @@ def read_bytes(name) -> tuple[bytes, str]:
 
 
 @functools.lru_cache(maxsize=4)  # tracing takes seconds
-def make_decoder(size: int):
+def make_decoder(size: int, resize: str = "squeeze"):
     """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
-    decode = compat.graph(lambda contents: decoding.decode(contents, size), [None], tf.string)
+    decode = compat.graph(lambda contents: decoding.decode(contents, size, resize), [None], tf.string)
 
     def decode_bytes(contents):
         contents, failures = zip(*map(rare_formats.for_graph, contents), strict=True)
@@ -221,19 +232,18 @@ def make_decoder(size: int):
     return decode_bytes
 
 
-def scored_batches(scorer, names, size: int, batch_size: int) -> Iterator[tuple]:
+def scored_batches(scorer, names, decode, batch_size: int) -> Iterator[tuple]:
     """Score files batch by batch, in order.
 
     Args:
       scorer: the result of `load_scorer`.
       names: the files.
-      size: side of the network's input in pixels.
+      decode: the result of `make_decoder`.
       batch_size: number of images scored at a time.
 
     Yields:
       (rows of the files that were scored, [(name, reason)] of the others).
     """
-    decode = make_decoder(size)
 
     def read_and_score(batch):
         states = dict(zip(batch, map(image_state, batch), strict=True))  # before the files are read

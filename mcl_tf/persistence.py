@@ -203,6 +203,7 @@ def _no_detector(path: pathlib.Path, error: Exception) -> UsageError:
 def _current(groups: dict) -> dict:
     """Add what the configurations of the first development version lack, with the values that were in force then."""
     absent: dict[str, dict] = {
+        "data": {"resize": "squeeze"},
         "model": {"standardize": False},
         "loss": {"rotation_weight": 0.0},
         "scoring": {"evidence": False},

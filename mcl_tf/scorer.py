@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import scoring, units, views
-from mcl_tf.config import Config, ScoringConfig
+from mcl_tf.config import Config, DataConfig, ScoringConfig
 from mcl_tf.data import arrays
 from mcl_tf.embeddings import embedding_network
 from mcl_tf.gaussians import ClassConditionalGaussians
@@ -44,6 +44,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         of upright images, and no rotation evidence.
       texture: the descriptor of the local score; None without one.
       encoder: the Keras model that the network is made of, for saving; None if it is not needed.
+      resize: what becomes of images that are not square, see `views.prepare`.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class SelfEnsembleScorer(tf.keras.Model):
         knows_rotations: bool = True,
         texture: TextureDescriptor | None = None,
         encoder=None,
+        resize: str = DataConfig.resize,
     ):
         super().__init__(name="scorer", dtype="float32")
         self.network: Any = network
         self.texture: Any = texture
         self.encoder = encoder
+        self.resize = resize
         self.config = config
         self.network_size = network.input_shape[1] if network is not None else 0
         self.image_size = texture.image_size if texture is not None else self.network_size
@@ -96,6 +99,10 @@ class SelfEnsembleScorer(tf.keras.Model):
         several = self.evidence if self.config.score == "image" else self.patches is not None
         return self.config.score == "both" or several
 
+    def prepare(self, images):
+        """Bring images uint8 [n, h, w, c] to the stored size: uint8 [n, image_size, image_size, 3]."""
+        return views.prepare(images, self.image_size, self.resize)
+
     def embed(self, images, count: int):
         """Embed the views of one batch of images.
 
@@ -115,9 +122,9 @@ class SelfEnsembleScorer(tf.keras.Model):
           The embeddings, and the features of the places float32 [n, count, h, w, d] or None.
         """
         if self.network is None:
-            return self.texture(views.prepare(images, self.image_size))[:, None], None
+            return self.texture(self.prepare(images))[:, None], None
         # Through the stored size, so that an image has the same embedding whatever way it comes.
-        images = views.prepare(views.prepare(images, self.image_size), self.network_size)
+        images = views.prepare(self.prepare(images), self.network_size)
         images, length = views.without_empty_batch(images)
         # Floats are turned and not bytes, about whose transposition oneDNN complains on processors without AVX-512.
         inputs = views.self_ensemble_views(views.to_float(images), count)
@@ -143,7 +150,7 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def _texture_distances(self, images):
         """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, C]."""
-        descriptors = self.texture(views.prepare(images, self.image_size))
+        descriptors = self.texture(self.prepare(images))
         gaussians = ClassConditionalGaussians(self.texture_means, self.texture_whitenings)
         return gaussians.distances(descriptors[:, None], [0])[:, 0]
 
@@ -167,7 +174,7 @@ class SelfEnsembleScorer(tf.keras.Model):
           float32 [n, image_size, image_size], in standard deviations of normal images; higher for more anomalous
           places. With features of places, it is the mean of their map and of that of the texture.
         """
-        images = views.prepare(images, self.image_size)
+        images = self.prepare(images)
         heat = self.texture.heat_map(images)
         if self.patches is None:
             return heat
@@ -235,7 +242,7 @@ class SelfEnsembleScorer(tf.keras.Model):
           {name: array}, see `score_batch`.
         """
         compute = self.traced("score_batch", self.score_batch)
-        batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.image_size)
+        batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.prepare)
 
         def score(batch):
             return {name: value.numpy() for name, value in compute(batch).items()}
@@ -294,7 +301,9 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def with_network(self, network) -> SelfEnsembleScorer:
         """Return a copy with the same Gaussians and threshold, and another network of the same shapes."""
-        scorer = SelfEnsembleScorer(network, self.config, self.num_classes, self.knows_rotations, self.texture)
+        scorer = SelfEnsembleScorer(
+            network, self.config, self.num_classes, self.knows_rotations, self.texture, resize=self.resize
+        )
         for name in self._names:
             getattr(scorer, name).assign(getattr(self, name))
         scorer.patches = self.patches
@@ -327,4 +336,6 @@ def make_scorer(
         encoder = model.encoder
         network = embedding_network(encoder, model.projection_head, config.scoring.embedding, with_patches)
     knows_rotations = not config.model.freeze_encoder
-    return SelfEnsembleScorer(network, config.scoring, num_classes, knows_rotations, texture, encoder)
+    return SelfEnsembleScorer(
+        network, config.scoring, num_classes, knows_rotations, texture, encoder, config.data.resize
+    )

@@ -10,16 +10,17 @@ import tensorflow as tf
 ROTATIONS = 4
 
 
-def prepare(images, size: int):
+def prepare(images, size: int, resize: str = "squeeze"):
     """Resize images to the square input of the network.
 
-    Training, scoring and the SavedModel share this code. Resizing is bilinear with antialiasing and does not keep the
-    aspect ratio. The result is rounded to uint8, so that an image stored at the network's size and one resized on the
-    fly are equal to the bit.
+    Training, scoring and the SavedModel share this code. Resizing is bilinear with antialiasing. The result is rounded
+    to uint8, so that an image stored at the network's size and one resized on the fly are equal to the bit.
 
     Args:
       images: uint8 [n, h, w, c] with c = 1 (repeated to 3 channels), 3, or 4 (the last channel, alpha, is dropped).
       size: side of the result in pixels.
+      resize: what becomes of an image that is not square: "squeeze" stretches it, "pad" keeps its aspect ratio and
+        mirrors it beyond its edges, "crop" takes its central square.
 
     Returns:
       uint8 [n, size, size, 3].
@@ -31,11 +32,51 @@ def prepare(images, size: int):
     if None in sides:
         # Resizing to the same size changes nothing, but costs as much as a small network.
         fits = tf.reduce_all(tf.shape(images)[1:3] == size)
-        images = tf.cond(fits, lambda: images, lambda: _resize(images, size))
+        images = tf.cond(fits, lambda: images, lambda: _to_square(images, size, resize))
         images = tf.ensure_shape(images, [None, size, size, images.shape[-1]])
     elif sides != [size, size]:
-        images = _resize(images, size)
+        images = _to_square(images, size, resize)
     return tf.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def _to_square(images, size: int, resize: str):
+    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, c], see `prepare`."""
+    first, sides = place_in_square(tf.shape(images)[1:3], size, resize)
+    if resize == "crop":
+        height, width = tf.unstack(tf.shape(images)[1:3])
+        side = tf.minimum(height, width)
+        images = tf.image.crop_to_bounding_box(images, (height - side) // 2, (width - side) // 2, side, side)
+    images = _resize(images, (size, size) if resize != "pad" else sides)
+    if resize == "pad":
+        for axis in (0, 1):
+            images = tf.gather(images, _mirrored(size, first[axis], sides[axis]), axis=axis + 1)
+    return images
+
+
+def place_in_square(sides, size: int, resize: str):
+    """Return where `prepare` puts an image.
+
+    Args:
+      sides: int32 [2], height and width of the image.
+      size: side of the square in pixels.
+      resize: see `prepare`.
+
+    Returns:
+      First row and column of the image in the square, and its height and width there, int32 [2] each. They are within
+      the square for "pad", the square itself for "squeeze", and go beyond it for "crop".
+    """
+    if resize == "squeeze":
+        return tf.zeros(2, tf.int32), tf.fill([2], size)
+    reference = tf.reduce_max(sides) if resize == "pad" else tf.reduce_min(sides)
+    scaled = tf.cast(tf.round(tf.cast(sides * size, tf.float64) / tf.cast(reference, tf.float64)), tf.int32)
+    scaled = tf.maximum(scaled, 1)
+    return (size - scaled) // 2, scaled
+
+
+def _mirrored(size: int, first, count):
+    """Return the index int32 [size] of the pixel at every place, of `count` pixels from `first` on, mirrored beyond."""
+    index = (tf.range(size) - first) % (2 * count)
+    return tf.where(index < count, index, 2 * count - 1 - index)
 
 
 def without_empty_batch(images):
@@ -52,8 +93,8 @@ def without_empty_batch(images):
     return tf.concat([images, padding], 0), count
 
 
-def _resize(images, size: int):
-    return tf.saturate_cast(tf.round(tf.image.resize(images, (size, size), antialias=True)), tf.uint8)
+def _resize(images, sides):
+    return tf.saturate_cast(tf.round(tf.image.resize(images, sides, antialias=True)), tf.uint8)
 
 
 def to_float(images):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mcl_tf import views
+from mcl_tf.config import RESIZES
 
 
 def draw_images(shape, seed=0):
@@ -175,3 +176,33 @@ def test_instances_of_an_image_are_consecutive():
     np.testing.assert_array_equal(rotations, [0, 1, 2, 3, 0, 1, 2, 3])
     np.testing.assert_array_equal(labels, [7, 7, 7, 7, 5, 5, 5, 5])
     assert rotations.dtype == labels.dtype == tf.int32
+
+
+@pytest.mark.parametrize("sides", [(40, 20), (20, 40), (7, 61), (1, 9), (16, 16)])
+def test_pad_keeps_the_aspect_ratio_and_mirrors_beyond_the_edges(sides):
+    image = draw_images((1, *sides, 3))
+    found = views.prepare(image, 16, "pad").numpy()[0]
+    (row, column), (height, width) = (part.numpy() for part in views.place_in_square(tf.constant(sides), 16, "pad"))
+    assert max(height, width) == 16
+    assert (height, width) == tuple(max(1, round(16 * side / max(sides))) for side in sides)
+    content = tf.round(tf.image.resize(image, (height, width), antialias=True))[0].numpy()
+    np.testing.assert_array_equal(found[row : row + height, column : column + width], content)
+    padding = [(row, 16 - row - height), (column, 16 - column - width), (0, 0)]
+    np.testing.assert_array_equal(found, np.pad(content, padding, "symmetric"))
+
+
+@pytest.mark.parametrize("sides", [(40, 20), (20, 40), (7, 61), (16, 16)])
+def test_crop_takes_the_central_square(sides):
+    image, side = draw_images((1, *sides, 3)), min(sides)
+    row, column = ((extent - side) // 2 for extent in sides)
+    square = image[:, row : row + side, column : column + side]
+    np.testing.assert_array_equal(views.prepare(image, 16, "crop"), views.prepare(square, 16))
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_all_ways_of_resizing_work_on_images_of_unknown_size(resize):
+    specification = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    in_graph = tf.function(lambda x: views.prepare(x, 12, resize), input_signature=specification)
+    for sides in ((12, 12), (30, 9), (5, 12)):
+        image = draw_images((2, *sides, 3))
+        np.testing.assert_array_equal(in_graph(image), views.prepare(image, 12, resize))

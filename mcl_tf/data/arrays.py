@@ -81,13 +81,13 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
         network_size, size = choose_sizes(config, score, shape, alone)
         if score == "image":
             warn_of_lost_detail(alone.take(SAMPLE).as_numpy_iterator(), size)
-        images, labels = read_images(images, size)
+        images, labels = read_images(images, size, resize=config.resize)
     else:
         images = as_images(images)
         network_size, size = choose_sizes(config, score, images.shape[1:])
         if score == "image":
             warn_of_lost_detail(images, size)
-        images = resize(images, size)
+        images = resize(images, size, config.resize)
     if len(images) < 2:
         raise UsageError(f"Training needs at least two normal images. Received: {len(images)}")
     if labels is not None:
@@ -99,11 +99,11 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
     return images, labels, network_size
 
 
-def resize(images, size: int) -> np.ndarray:
+def resize(images, size: int, how: str = DataConfig.resize) -> np.ndarray:
     """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`; without a copy if they fit."""
     if images.shape[1:] == (size, size, 3):
         return images
-    parts = [views.prepare(images[i : i + 256], size).numpy() for i in range(0, len(images), 256)]
+    parts = [views.prepare(images[i : i + 256], size, how).numpy() for i in range(0, len(images), 256)]
     return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -136,21 +136,21 @@ def hold_out(labels, config: DataConfig, needed: int = 1) -> np.ndarray:
     return held
 
 
-def scoring_batches(images, batch_size: int, size: int) -> Iterator:
-    """Yield batches at the network's size, in order.
+def scoring_batches(images, batch_size: int, prepare) -> Iterator:
+    """Yield batches at one size, in order.
 
     Args:
       images: uint8 array [n, h, w, c] or a dataset of images.
       batch_size: maximum number of images per batch.
-      size: side in pixels.
+      prepare: function from images uint8 [n, h, w, c] to uint8 [n, s, s, 3], see `views.prepare`.
 
     Yields:
-      uint8 [at most batch_size, size, size, 3].
+      uint8 [at most batch_size, s, s, 3].
     """
     if isinstance(images, tf.data.Dataset):
 
         def image_alone(image, *_):
-            return views.prepare(image[None], size)[0]
+            return prepare(image[None])[0]
 
         prepared = _unbatched(images).map(image_alone, tf.data.AUTOTUNE, deterministic=True)
         yield from prepared.batch(batch_size).prefetch(2)
@@ -158,4 +158,4 @@ def scoring_batches(images, batch_size: int, size: int) -> Iterator:
     images = as_images(images)
     for start in range(0, len(images), batch_size):
         # Resized here, so that the network's graph gets one shape, whatever the channels.
-        yield views.prepare(tf.constant(images[start : start + batch_size]), size)
+        yield prepare(tf.constant(images[start : start + batch_size]))

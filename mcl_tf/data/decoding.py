@@ -31,12 +31,13 @@ _JPEG_PIXELS = 512  # per byte, at most: a block of 64 pixels takes at least one
 _PNG_SIDES, _BMP_SIDES = ((20, -4), (16, -4)), ((22, 4), (18, 4))  # height and width in the header
 
 
-def decode(contents, size: int):
+def decode(contents, size: int, resize: str = "squeeze"):
     """Decode and resize images, each of its own size; a bad image does not stop the others.
 
     Args:
       contents: string [n], the bytes of encoded images; n may be 0.
       size: side of the results in pixels.
+      resize: what becomes of images that are not square, see `views.prepare`.
 
     Returns:
       images: uint8 [n, size, size, 3], black where decoding failed.
@@ -46,10 +47,13 @@ def decode(contents, size: int):
     parts = (contents, kinds, sides, _orientations(contents, kinds, turned))
 
     def decode_all():
-        return _map(lambda part: _decode_and_resize(part, size), parts, size)
+        return _map(lambda part: _decode_and_resize(part, size, resize), parts, size)
 
     def decode_each():
-        return _map(lambda part: _attempt(lambda: _decode_and_resize(part, size), _nothing(size)), parts, size)
+        def attempt(part):
+            return _attempt(lambda: _decode_and_resize(part, size, resize), _nothing(size))
+
+        return _map(attempt, parts, size)
 
     # Catching errors per image costs 0.5 ms each, so it is done only if the whole batch fails.
     count = tf.shape(contents)[0]
@@ -60,17 +64,18 @@ def decode(contents, size: int):
     return images, _reasons(contents, kinds, tf.ensure_shape(sides, [None, 2]))
 
 
-def decode_or_fail(contents, size: int):
+def decode_or_fail(contents, size: int, resize: str = "squeeze"):
     """Decode and resize images like `decode`, and raise an error that names every bad image with its reason.
 
     Args:
       contents: string [n], the bytes of encoded images.
       size: side of the results in pixels.
+      resize: see `decode`.
 
     Returns:
       uint8 [n, size, size, 3].
     """
-    images, reasons = decode(contents, size)
+    images, reasons = decode(contents, size, resize)
     bad = tf.where(reasons != "")[:, 0]
     parts = ["image_bytes[", tf.strings.as_string(bad), "] ", tf.gather(reasons, bad)]
     message = tf.strings.reduce_join(tf.strings.join(parts), separator="; ")
@@ -182,11 +187,11 @@ def _decode_any(contents):
     return _pixels(contents, kinds[0], found)
 
 
-def _decode_and_resize(part, size):
+def _decode_and_resize(part, size, resize):
     """Return an image uint8 [size, size, 3] and its own sides int64 [2]; black for too many pixels or no format."""
     contents, kind, sides, found = part
     sides = _own_sides(contents, kind, sides)
-    image = lambda: views.prepare(_pixels(contents, kind, found)[None], size)[0]  # noqa: E731
+    image = lambda: views.prepare(_pixels(contents, kind, found)[None], size, resize)[0]  # noqa: E731
     return tf.cond(_is_wanted(kind, sides), image, lambda: _nothing(size)[0]), sides
 
 

@@ -144,39 +144,39 @@ def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: 
         other.divide([], config.seed, True)
     _check_test_split(source, normal, other)  # before the images are read
     sources = [source] if other is None else [source, other]
-    images, classes = _read_training(source, normal, size, watch, score, config.max_unreadable)
+    images, classes = _read_training(source, normal, size, config, watch, score)
     for part in sources:  # a damaged file would otherwise end the run after its training
         part.check([("test", None)], watch, config.max_unreadable)
     tested = _check_test_split(source, normal, other)
     labels = np.array([groups[int(number)] for number in classes], np.int32)
-    test = _test_stream(source, size, normal) if "normal" in tested else None
+    test = _test_stream(source, size, config.resize, normal) if "normal" in tested else None
     if other is not None and test is not None:
         # All images of the other dataset are anomalies, in addition to those of the other classes.
-        test = test.concatenate(_test_stream(other, size, []))
+        test = test.concatenate(_test_stream(other, size, config.resize, []))
     class_names = tuple(names) if config.labelled else ("+".join(names),)
     files = source.names("train", normal)
     train_names = None if files is None else tuple(files)
     return Task(class_names, image_size, size, images, labels, test, "anomalous" in tested, train_names)
 
 
-def _read_training(source: Source, normal, size: int, watch, score: str, max_unreadable: float):
+def _read_training(source: Source, normal, size: int, config: DataConfig, watch, score: str):
     """Read the training images, a second time without those that cannot be decoded if there are any."""
 
     def read():
         data = source.read("train", normal)
         if score == "image":
             warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
-        return read_images(data, size, watch)
+        return read_images(data, size, watch, config.resize)
 
     parts = [("train", normal), ("test", None)]
     try:
         with source.heard() as warnings:
             images = read()
     except tf.errors.OpError:
-        if source.check(parts, watch, max_unreadable):
+        if source.check(parts, watch, config.max_unreadable):
             return read()
         raise
-    if warnings.found and source.check(parts, watch, max_unreadable):
+    if warnings.found and source.check(parts, watch, config.max_unreadable):
         return read()
     return images
 
@@ -202,7 +202,7 @@ def _check_test_split(source: Source, normal, other: Source | None) -> set[str]:
     return found
 
 
-def _test_stream(source: Source, size: int, normal) -> tf.data.Dataset:
+def _test_stream(source: Source, size: int, resize: str, normal) -> tf.data.Dataset:
     """Return the test split as (image, is_anomaly, name, class name)."""
     class_names, wanted = tf.constant(source.class_names), tf.constant(normal, tf.int64)
     names = source.names("test")
@@ -216,18 +216,19 @@ def _test_stream(source: Source, size: int, normal) -> tf.data.Dataset:
         if names is not None:
             name = names[index]
         is_anomaly = ~tf.reduce_any(label == wanted)
-        return views.prepare(image[None], size)[0], is_anomaly, name, class_names[label]
+        return views.prepare(image[None], size, resize)[0], is_anomaly, name, class_names[label]
 
     return source.read("test").enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
 
 
-def read_images(dataset: tf.data.Dataset, size: int, watch=_unwatched):
+def read_images(dataset: tf.data.Dataset, size: int, watch=_unwatched, resize: str = DataConfig.resize):
     """Read images, alone or with labels, into memory at the network's size.
 
     Args:
       dataset: elements uint8 [h, w, c] or (uint8 [h, w, c], int).
       size: side in pixels.
       watch: see `build_task`.
+      resize: what becomes of images that are not square, see `views.prepare`.
 
     Returns:
       uint8 [n, size, size, 3], and int [n] or None.
@@ -237,7 +238,7 @@ def read_images(dataset: tf.data.Dataset, size: int, watch=_unwatched):
     """
 
     def prepare(image, *label):
-        return (views.prepare(image[None], size)[0], *label)
+        return (views.prepare(image[None], size, resize)[0], *label)
 
     prepared = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
     batches = watch(prepared.batch(_READ_BATCH).as_numpy_iterator(), "Reading images")

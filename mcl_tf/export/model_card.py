@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mcl_tf.config import RESIZES
 from mcl_tf.errors import UsageError
 from mcl_tf.version import __version__
 
@@ -37,6 +38,7 @@ def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
         "classes": list(detector.class_names_),
         "labelled": data.labelled,
         "image_size": scorer.image_size,
+        "resize": scorer.resize,
         "encoder": config.model.encoder,
         "views": scorer.view_count,
         "embedding": config.scoring.embedding,
@@ -100,8 +102,10 @@ def read_card(saved_model) -> dict[str, Any]:
     path = pathlib.Path(saved_model) / EXTRA / CARD
     try:
         card = json.loads(path.read_text())
-        if not (isinstance(card["image_size"], int) and isinstance(card["threshold"], dict)):
-            raise ValueError("image_size or threshold is not what the export writes")
+        card.setdefault("resize", "squeeze")  # cards of the first development version have none
+        known = isinstance(card["image_size"], int) and card["resize"] in RESIZES
+        if not (known and isinstance(card["threshold"], dict)):
+            raise ValueError("image_size, resize or threshold is not what the export writes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a model card as written by the export: {error}") from None
     return card

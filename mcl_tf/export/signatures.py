@@ -74,7 +74,7 @@ class ServedScorer(tf.keras.Model):
 
     def score_bytes(self, image_bytes):
         """Score encoded images, string [n], each of its own size; see `score` and `mcl_tf.data.decoding`."""
-        return self.score(decoding.decode_or_fail(image_bytes, self.scorer.image_size))
+        return self.score(decoding.decode_or_fail(image_bytes, self.scorer.image_size, self.scorer.resize))
 
     def embed(self, images):
         """Embed images uint8 [n, h, w, 3]; return `embedding` float32 [n, V, D] of every view, normalized."""

@@ -12,6 +12,10 @@ from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError
 
 
+def to_16(images):
+    return views.prepare(images, 16)
+
+
 def noise(*shape, seed=0):
     """Seeded random images: uint8 of the given shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
@@ -166,7 +170,7 @@ def test_yields_batches_for_scoring_in_order(form):
     if form != "array":
         source = tf.data.Dataset.from_tensor_slices((images, np.arange(7)) if form == "labelled" else images)
         source = source.batch(5) if form == "batched" else source
-    batches = [np.asarray(batch) for batch in arrays.scoring_batches(source, 3, 16)]
+    batches = [np.asarray(batch) for batch in arrays.scoring_batches(source, 3, to_16)]
     assert [len(batch) for batch in batches] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(batches), views.prepare(images, 16))
 
@@ -182,7 +186,7 @@ def test_refuses_a_dataset_without_end(form):
     dataset = dataset.batch(3) if form == "batched" else dataset.map(lambda *x: x[0]) if form == "mapped" else dataset
     for use in (
         lambda: arrays.collect(dataset, None, DataConfig()),
-        lambda: list(arrays.scoring_batches(dataset, 3, 16)),
+        lambda: list(arrays.scoring_batches(dataset, 3, to_16)),
     ):
         with pytest.raises(UsageError, match="A dataset must end. Received: one that repeats without end"):
             use()
@@ -197,4 +201,4 @@ def test_the_size_follows_the_images_of_a_generator():
 
 
 def test_yields_no_batch_without_images():
-    assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, 16)) == []
+    assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, to_16)) == []
