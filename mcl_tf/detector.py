@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import calibration, fitting, persistence
+from mcl_tf import calibration, explanation, fitting, persistence
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.errors import UsageError
@@ -41,8 +41,8 @@ class AnomalyDetector:
     TensorFlow does not survive a fork: a process that was forked from one that has used a detector hangs. Start such
     processes with `multiprocessing.get_context("spawn")` and load the detector in each.
 
-    Images are a uint8 array [n, h, w, c] with c = 1, 3 or 4, or a `tf.data.Dataset` of such images, batched or single,
-    with or without labels.
+    Images are a uint8 array [n, h, w, c] with c = 1, 3 or 4; a list of arrays [h, w, c] of any sizes; a list of paths
+    of image files; or a `tf.data.Dataset` of images, batched or single, with or without labels.
 
     Args:
       config: a `Config`; the defaults if None.
@@ -146,12 +146,7 @@ class AnomalyDetector:
         # The places of an encoder that is trained on few images from scratch tell less than their texture.
         with_patches = texture is not None and is_pretrained(config.model)
         scorer = make_scorer(model, config, len(normal.class_names), texture, with_patches)
-        fitting.fit_gaussians(scorer, normal.trained, normal.labels, visible)
-        fitting.fit_units(scorer, normal.calibrating, normal.trained)
-        calibration_scores = scorer.scores(normal.calibrating, visible)
-        _check_spread(calibration_scores)
-        scorer.threshold.assign(calibration.threshold_at(calibration_scores, config.scoring.pass_rate))
-        _warn_of_few(len(calibration_scores), config.scoring.pass_rate)
+        calibration_scores = fitting.fit_scorer(scorer, normal, config.scoring.pass_rate, visible)
 
         self.class_names_, self.fitted_config_, self.restarts_ = normal.class_names, config, restart_count
         self.calibration_scores_, self.scorer_ = calibration_scores, scorer
@@ -168,6 +163,46 @@ class AnomalyDetector:
     def predict(self, images) -> np.ndarray:
         """Return int32 [n]: 1 for an anomaly (score above the threshold), 0 for a normal image."""
         return (self.decision_function(images) > self.threshold_).astype(np.int32)
+
+    def score_samples(self, images) -> np.ndarray:
+        """Return the conformal p-values float32 [n], lower for more anomalous images, as scikit-learn's scores are.
+
+        A p-value is the probability that a new normal image scores at least as high, see `calibration.p_values`.
+        """
+        held_out = self._learned("calibration_scores_", "score_samples")
+        return calibration.p_values(held_out, self.decision_function(images))
+
+    def predict_proba(self, images) -> np.ndarray:
+        """Return float32 [n, 2] as PyOD does: the conformal p-value of an image, and 1 minus it."""
+        p_values = self.score_samples(images)
+        return np.stack([p_values, 1.0 - p_values], axis=1)
+
+    def explain(self, images) -> dict[str, Any]:
+        """Return the parts of the scores, and where the images differ from normal ones.
+
+        Returns:
+          A dictionary of arrays, see `explanation.explain_images`; `heat_map` is float32 [n, h, w], at the size of the
+          images, or a list of float32 [h, w] unless these are an array. `heat_maps.overlay` draws one over its image.
+        """
+        return explanation.explain_images(self._fitted(), images)
+
+    def update(self, images, labels=None, *, verbose="auto") -> AnomalyDetector:
+        """Fit the Gaussians and the threshold to new normal images, without training, and return the detector.
+
+        What the detector was fitted to before does not count any more, so pass earlier images again that should. It is
+        logged how many of the images the old threshold would have flagged; if these are more than half, the network
+        should be trained anew. If something fails, the detector stays as it was.
+
+        Args:
+          images: normal images, as for `fit`.
+          labels: int [n], the same classes as in training; None for one class.
+          verbose: see `fit`.
+
+        Raises:
+          UsageError: the images or labels are not usable.
+        """
+        self._fitted()
+        return fitting.update(self, images, labels, bool(is_terminal() if verbose == "auto" else verbose))
 
     def threshold(self, images, is_anomaly, target: str = "f1") -> float:
         """Return the threshold that suits labelled examples best; `set_threshold` applies it.
@@ -289,25 +324,3 @@ def _train(config: Config, normal: NormalImages, callbacks):
             ) from None
         _logger.warning("%s It did so again with gentler settings. Only the local score is used.", error)
         return None, config.replace(score="local"), 1
-
-
-def _check_spread(scores) -> None:
-    """Refuse a detector that cannot tell normal images from each other."""
-    if len(scores) > 1 and np.ptp(scores) <= 1e-6 * np.max(np.abs(scores)):
-        raise UsageError(
-            f"All {len(scores)} held-out normal images have the same score ({scores[0]:.6g}), so that there is no "
-            "detector. The images must differ from each other"
-        )
-
-
-def _warn_of_few(count: int, pass_rate: float) -> None:
-    """Log a warning if the held-out images are too few for the pass rate."""
-    if count < calibration.images_needed(pass_rate) and pass_rate < 1.0:
-        _logger.warning(
-            "%d held-out normal images promise that at most %.1f %% of new normal images are flagged, not %.1f %%, "
-            "which takes %d held-out images. Train with more normal images, or set a smaller pass_rate.",
-            count,
-            100.0 * calibration.promised_rate(count, pass_rate),
-            100.0 * (1.0 - pass_rate),
-            calibration.images_needed(pass_rate),
-        )

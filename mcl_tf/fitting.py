@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import threadpoolctl
 
-from mcl_tf import units, views
+from mcl_tf import calibration, units, views
+from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
+from mcl_tf.normal_images import NormalImages
 from mcl_tf.patches import PatchMoments
 from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.utils import parallel
 from mcl_tf.utils.console import tracked
 
 _FEW = 5  # held-out images below which training images give the units
+_TOO_MANY = 0.5  # share of new normal images; if so many are flagged, the old embedding does not fit them
+_logger = logging.getLogger(__name__)
+
+
+def fit_scorer(scorer: SelfEnsembleScorer, normal: NormalImages, pass_rate: float, visible: bool) -> np.ndarray:
+    """Fit a scorer to normal images, with its threshold.
+
+    Args:
+      scorer: the scorer, whose weights change.
+      normal: the images.
+      pass_rate: the share of new normal images that should not be flagged.
+      visible: whether to show progress bars on a terminal.
+
+    Returns:
+      float32 [m], the scores of the held-out images.
+
+    Raises:
+      UsageError: all held-out images have the same score.
+    """
+    fit_gaussians(scorer, normal.trained, normal.labels, visible)
+    fit_units(scorer, normal.calibrating, normal.trained)
+    scores = scorer.scores(normal.calibrating, visible)
+    _check_spread(scores)
+    scorer.threshold.assign(calibration.threshold_at(scores, pass_rate))
+    _warn_of_few(len(scores), pass_rate)
+    return scores
+
+
+def update(detector, images, labels, visible: bool):
+    """Fit a detector's scorer to other normal images, see `AnomalyDetector.update`."""
+    scorer, config = detector.scorer_, detector.fitted_config_
+    sizes = {"image_size": scorer.network_size, "detail_size": scorer.image_size}
+    normal = NormalImages.collect(images, labels, detector.class_names_, config.replace(run_dir="", **sizes))
+    before = scorer.state()
+    flagged = float(np.mean(scorer.scores(normal.trained, visible) > scorer.threshold.numpy()))
+    try:
+        scores = fit_scorer(scorer, normal, config.scoring.pass_rate, visible)
+    except BaseException:
+        scorer.set_state(before)
+        raise
+    message = "The old threshold flagged %.1f %% of the new normal images, and promised at most %.1f %%"
+    promised = 100.0 * detector.promised_rate_
+    if flagged > _TOO_MANY:
+        _logger.warning(message + ". The network should be trained anew.", 100.0 * flagged, promised)
+    else:
+        _logger.info(message, 100.0 * flagged, promised)
+    detector.calibration_scores_ = scores
+    return detector
 
 
 def fit_gaussians(scorer: SelfEnsembleScorer, images, labels, visible: bool = True) -> None:
@@ -85,3 +136,25 @@ def fit_units(scorer: SelfEnsembleScorer, held_out, images) -> None:
     results = [compute(batch) for batch in batches]
     measured = units.measure({name: np.concatenate([result[name] for result in results]) for name in results[0]})
     scorer.standardization.assign([measured.get(name, (0.0, 1.0)) for name in scorer.part_names])
+
+
+def _check_spread(scores) -> None:
+    """Refuse a detector that cannot tell normal images from each other."""
+    if len(scores) > 1 and np.ptp(scores) <= 1e-6 * np.max(np.abs(scores)):
+        raise UsageError(
+            f"All {len(scores)} held-out normal images have the same score ({scores[0]:.6g}), so that there is no "
+            "detector. The images must differ from each other"
+        )
+
+
+def _warn_of_few(count: int, pass_rate: float) -> None:
+    """Log a warning if the held-out images are too few for the pass rate."""
+    if count < calibration.images_needed(pass_rate) and pass_rate < 1.0:
+        _logger.warning(
+            "%d held-out normal images promise that at most %.1f %% of new normal images are flagged, not %.1f %%, "
+            "which takes %d held-out images. Train with more normal images, or set a smaller pass_rate.",
+            count,
+            100.0 * calibration.promised_rate(count, pass_rate),
+            100.0 * (1.0 - pass_rate),
+            calibration.images_needed(pass_rate),
+        )

@@ -127,9 +127,14 @@ class SelfEnsembleScorer(tf.keras.Model):
         images = views.prepare(self.prepare(images), self.network_size)
         images, length = views.without_empty_batch(images)
         # Floats are turned and not bytes, about whose transposition oneDNN complains on processors without AVX-512.
-        inputs = views.self_ensemble_views(views.to_float(images), count)
+        embeddings, features = self.embed_floats(views.to_float(images), count)
+        return embeddings[:length], None if features is None else features[:length]
+
+    def embed_floats(self, images, count: int):
+        """Embed the views of images float32 [n, s, s, 3] in [0, 1], n at least 1, see `embed_views`."""
+        inputs = views.self_ensemble_views(images, count)
         outputs = tf.nest.flatten(self.network(inputs, training=False))
-        outputs = [tf.reshape(output, [-1, count, *output.shape[1:]])[:length] for output in outputs]
+        outputs = [tf.reshape(output, [-1, count, *output.shape[1:]]) for output in outputs]
         embeddings = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)
         return embeddings, outputs[1] if self.patches is not None else None
 
@@ -159,29 +164,10 @@ class SelfEnsembleScorer(tf.keras.Model):
         indices = [view for view, rotation in enumerate(views.view_rotations(count)) if rotation == 0]
         return tf.gather(features, indices, axis=1), [views.view_flips(count)[view] for view in indices]
 
-    def _place_distances(self, features):
+    def place_distances(self, features):
         """Compute the map of distances float32 [n, h, w] from the features of all views."""
         features, flips = self.upright(features, self.view_count)
         return self.patches(features, flips=flips)
-
-    def heat_map(self, images):
-        """Show where images differ from normal ones; there must be a local score.
-
-        Args:
-          images: uint8 [n, h, w, c], of any size.
-
-        Returns:
-          float32 [n, image_size, image_size], in standard deviations of normal images; higher for more anomalous
-          places. With features of places, it is the mean of their map and of that of the texture.
-        """
-        images = self.prepare(images)
-        heat = self.texture.heat_map(images)
-        if self.patches is None:
-            return heat
-        places = self._place_distances(self.embed_views(images, self.view_count)[1])
-        center, spread = tf.unstack(tf.convert_to_tensor(self.standardization)[self.part_names.index("places")])
-        places = tf.image.resize((places[..., None] - center) / spread, heat.shape[1:3])
-        return 0.5 * (heat + places[..., 0])
 
     def measure_parts(self, images):
         """Compute the parts of a score for one batch.
@@ -208,7 +194,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         if self.evidence:
             parts["evidence"] = scoring.rotation_evidence(to_all, self.rotations, classes)
         if features is not None:
-            parts["places"] = self._place_distances(features)
+            parts["places"] = self.place_distances(features)
             parts["patches"] = self.patches.score(parts["places"])
         return distances, classes, parts
 
@@ -235,21 +221,36 @@ class SelfEnsembleScorer(tf.keras.Model):
         """Score any number of images, batch by batch.
 
         Args:
-          images: uint8 array [n, h, w, c] or `tf.data.Dataset` of images, see `AnomalyDetector`.
+          images: see `arrays.as_source`.
           visible: whether to show a progress bar on a terminal.
 
         Returns:
           {name: array}, see `score_batch`.
         """
-        compute = self.traced("score_batch", self.score_batch)
+        return self.map_images("score_batch", self.score_batch, images, "Scoring", visible)
+
+    def map_images(self, name: str, function, images, description: str, visible: bool = True) -> dict[str, np.ndarray]:
+        """Apply a function of one batch to any number of images.
+
+        Args:
+          name: a name for the function, see `traced`.
+          function: from uint8 [n, s, s, 3] at the stored size to {name: tensor [n, ...]}.
+          images: see `arrays.as_source`.
+          description: what is done, for the progress bar.
+          visible: whether to show it on a terminal.
+
+        Returns:
+          {name: array}.
+        """
+        compute = self.traced(name, function)
         batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.prepare)
 
-        def score(batch):
+        def apply(batch):
             return {name: value.numpy() for name, value in compute(batch).items()}
 
-        parts = list(tracked(parallel.map_in_order(score, batches), "Scoring", visible=visible))
+        parts = list(tracked(parallel.map_in_order(apply, batches), description, visible=visible))
         if not parts:
-            parts = [score(tf.zeros([0, self.image_size, self.image_size, 3], tf.uint8))]
+            parts = [apply(tf.zeros([0, self.image_size, self.image_size, 3], tf.uint8))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def scores(self, images, visible: bool = True) -> np.ndarray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import embeddings, fitting, patches
+from mcl_tf import embeddings, explanation, fitting, patches
 from mcl_tf.config import ScoringConfig
 from mcl_tf.patches import DIMENSION, PatchFeatures, PatchGaussians, middle_stages
 from mcl_tf.scorer import SelfEnsembleScorer
@@ -154,7 +154,7 @@ def test_units_are_those_of_held_out_images(scorer):
 def test_the_heat_map_shows_a_defect(scorer, row, column):
     images = normal_images(6, 4)
     images[:, row - 6 : row + 6, column - 6 : column + 6] = 255 - images[:, row - 6 : row + 6, column - 6 : column + 6]
-    heat = scorer.heat_map(tf.constant(images)).numpy()
+    heat = explanation.heat_map(scorer, tf.constant(images)).numpy()
     assert heat.shape == (6, SIZE, SIZE)
     inside = heat[:, row - 6 : row + 6, column - 6 : column + 6].mean((1, 2))
     assert (inside > heat.mean((1, 2)) + 1.0).all()
@@ -167,14 +167,14 @@ def test_state_round_trip(scorer):
     images = tf.constant(normal_images(4, 5))
     for name in ("score", "distances"):
         np.testing.assert_array_equal(other.score_batch(images)[name], scorer.score_batch(images)[name])
-    np.testing.assert_array_equal(other.heat_map(images), scorer.heat_map(images))
+    np.testing.assert_array_equal(explanation.heat_map(other, images), explanation.heat_map(scorer, images))
 
 
 def test_an_empty_batch(scorer):
     none = tf.zeros((0, SIZE, SIZE, 3), tf.uint8)
     compute = compat.graph(scorer.score_batch, [None, SIZE, SIZE, 3])
     assert compute(none)["score"].shape == (0,)
-    assert scorer.heat_map(none).shape == (0, SIZE, SIZE)
+    assert explanation.heat_map(scorer, none).shape == (0, SIZE, SIZE)
 
 
 def test_an_encoder_without_places_has_none():

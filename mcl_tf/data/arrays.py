@@ -1,8 +1,9 @@
-"""Images from a caller: arrays or `tf.data.Dataset`s, checked and converted to one form."""
+"""Images from a caller: arrays, paths of files or `tf.data.Dataset`s, checked and converted to one form."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,11 +11,15 @@ import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
+from mcl_tf.data import image_files
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.tasks import choose_sizes, read_images
 from mcl_tf.errors import UsageError
 
-_FORM = "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, or a tf.data.Dataset of such images"
+_FORM = (
+    "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, a list of uint8 [h, w, c] or of paths of image files, or a "
+    "tf.data.Dataset of images"
+)
 
 
 def check_form(shape, dtype) -> None:
@@ -27,18 +32,62 @@ def check_form(shape, dtype) -> None:
         raise UsageError(f"{_FORM}. Received: {np.dtype(dtype).name} {list(shape)}")
 
 
-def as_images(images) -> np.ndarray:
-    """Convert images to an array uint8 [n, h, w, c].
+def as_source(images) -> np.ndarray | tf.data.Dataset:
+    """Bring images of a caller to one of two forms.
+
+    Args:
+      images: uint8 [n, h, w, c]; a list of uint8 [h, w, c], of several sizes, too; the path of an image file, or a list
+        of such paths; or a dataset of images, batched or single, with or without labels.
+
+    Returns:
+      An array uint8 [n, h, w, c], or a dataset of single images, with labels if it had some.
 
     Raises:
-      UsageError: that is not possible.
+      UsageError: these are no images, or a file cannot be decoded.
     """
+    if isinstance(images, tf.data.Dataset):
+        return _unbatched(images)
+    images = [images] if isinstance(images, (str, os.PathLike)) else images
+    if isinstance(images, (list, tuple)) and images:
+        if all(isinstance(image, (str, os.PathLike)) for image in images):
+            return _from_files(images)
+        if len({np.shape(image) for image in images}) > 1:
+            return _from_several_sizes(images)
     try:
         images = np.asarray(images)
     except ValueError:
-        raise UsageError(f"{_FORM}. Received: images of several sizes; resize them or pass a dataset") from None
+        raise UsageError(f"{_FORM}. Received: {type(images).__name__}") from None
     check_form(images.shape, images.dtype)
     return images
+
+
+def _from_files(paths) -> tf.data.Dataset:
+    paths = [os.path.expanduser(path) for path in paths]
+    bad = image_files.find_bad(paths)
+    if bad:
+        raise UsageError(image_files.describe_bad(bad))
+    return image_files.read(paths)
+
+
+def _from_several_sizes(images) -> tf.data.Dataset:
+    images = [np.asarray(image) for image in images]
+    for image in images:
+        check_form((1, *image.shape), image.dtype)
+    form = tf.TensorSpec([None, None, 3], tf.uint8)
+
+    def in_colour():
+        return (np.repeat(image, 3, -1) if image.shape[-1] == 1 else image[..., :3] for image in images)
+
+    data = tf.data.Dataset.from_generator(in_colour, output_signature=form)
+    return data.apply(tf.data.experimental.assert_cardinality(len(images)))
+
+
+def sides(source) -> list[tuple[int, int]]:
+    """Return height and width of every image of the result of `as_source`."""
+    if isinstance(source, tf.data.Dataset):
+        shapes = source.map(lambda image, *_: tf.shape(image)[:2], tf.data.AUTOTUNE, deterministic=True)
+        return [tuple(shape.tolist()) for shape in shapes.as_numpy_iterator()]
+    return [source.shape[1:3]] * len(source)
 
 
 def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -58,7 +107,7 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
     """Read all images into memory at one size.
 
     Args:
-      images: uint8 array [n, h, w, c], or a dataset of images or (image, label).
+      images: see `as_source`.
       labels: int [n] or None; must be None for a dataset.
       config: `image_size` and `detail_size`.
       score: "image", "local" or "both", see `tasks.choose_sizes`.
@@ -69,10 +118,10 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
     Raises:
       UsageError: these are not images, there are fewer than two, not one label each, or a dataset does not end.
     """
+    if isinstance(images, tf.data.Dataset) and labels is not None:
+        raise UsageError("A dataset has labels as second part of its elements. Received: labels too")
+    images = as_source(images)
     if isinstance(images, tf.data.Dataset):
-        if labels is not None:
-            raise UsageError("A dataset has labels as second part of its elements. Received: labels too")
-        images = _unbatched(images)
         spec = images.element_spec
         shape = (spec[0] if isinstance(spec, tuple) else spec).shape
         if isinstance(spec, tuple) and not _is_label(spec[1:]):
@@ -81,9 +130,9 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
         network_size, size = choose_sizes(config, score, shape, alone)
         if score == "image":
             warn_of_lost_detail(alone.take(SAMPLE).as_numpy_iterator(), size)
-        images, labels = read_images(images, size, resize=config.resize)
+        images, read_labels = read_images(images, size, resize=config.resize)
+        labels = labels if read_labels is None else read_labels
     else:
-        images = as_images(images)
         network_size, size = choose_sizes(config, score, images.shape[1:])
         if score == "image":
             warn_of_lost_detail(images, size)
@@ -140,22 +189,22 @@ def scoring_batches(images, batch_size: int, prepare) -> Iterator:
     """Yield batches at one size, in order.
 
     Args:
-      images: uint8 array [n, h, w, c] or a dataset of images.
+      images: see `as_source`.
       batch_size: maximum number of images per batch.
       prepare: function from images uint8 [n, h, w, c] to uint8 [n, s, s, 3], see `views.prepare`.
 
     Yields:
       uint8 [at most batch_size, s, s, 3].
     """
+    images = as_source(images)
     if isinstance(images, tf.data.Dataset):
 
         def image_alone(image, *_):
             return prepare(image[None])[0]
 
-        prepared = _unbatched(images).map(image_alone, tf.data.AUTOTUNE, deterministic=True)
+        prepared = images.map(image_alone, tf.data.AUTOTUNE, deterministic=True)
         yield from prepared.batch(batch_size).prefetch(2)
         return
-    images = as_images(images)
     for start in range(0, len(images), batch_size):
         # Resized here, so that the network's graph gets one shape, whatever the channels.
         yield prepare(tf.constant(images[start : start + batch_size]))

@@ -7,7 +7,6 @@ files and does not name a damaged one.
 from __future__ import annotations
 
 import collections
-import functools
 import logging
 import os
 
@@ -15,17 +14,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf.data import decoding, jpeg_warnings, layouts, rare_formats
+from mcl_tf.data import image_files, layouts
 from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, printable
 
-# In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
-UNTUNED = tf.data.Options()
-UNTUNED.autotune.enabled = False
-# What is decoded by a call of Python waits for TensorFlow's own threads, and must not be one of them.
-_DECODING = tf.data.Options()
-_DECODING.autotune.enabled = False
-_DECODING.threading.private_threadpool_size = os.cpu_count() or 1
 _logger = logging.getLogger(__name__)
 
 
@@ -126,27 +118,20 @@ class Folder:
           classes: class numbers; all by default.
         """
         paths, labels = self.chosen(split, classes)
-        data = tf.data.Dataset.from_tensor_slices((_as_bytes(paths), labels))
-
-        def decode(path, label):
-            return decoding.decode_at_own_size(tf.io.read_file(path)), label
-
-        return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(_DECODING)
+        return image_files.read(paths, labels)
 
     def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
         """Decode all images of some parts and leave out those that cannot be decoded, see `Source.check`."""
         paths = [path for split, classes in parts for path in self.chosen(split, classes)[0]]
-        bad = [paths[index] for index in _undecodable(paths, watch)]
+        bad = image_files.find_bad(paths, watch)
         if not bad:
             return 0
         if len(bad) > max_unreadable * len(paths):
-            count = len(bad) - 1
-            more = f" (and {count} more file{'s' * (count > 1)} cannot be read)" if count else ""
             limit = f". At most {max_unreadable:.3g} of the {len(paths)} images may be unreadable"
-            raise UsageError(f"{printable(bad[0])} {_reason(bad[0])}{more}{limit if max_unreadable else ''}")
+            raise UsageError(image_files.describe_bad(bad) + (limit if max_unreadable else ""))
         _logger.warning("%d of %d images cannot be read and are left out:", len(bad), len(paths))
         for path in bad:
-            _logger.warning("  %s %s", printable(path), _reason(path))
+            _logger.warning("  %s %s", printable(path), image_files.reason(path))
         self._layout = self._layout.without(bad)
         self.files = self._list()
         return len(bad)
@@ -199,58 +184,6 @@ def _report_left_out(layout: layouts.Layout) -> None:
         _logger.warning("%d %s left out", outside, what)
     repeated = sum(found.repeated for found in layout.found.values())
     if repeated:
-        what = (
-            "link to an image that is read already was"
-            if repeated == 1
-            else "links to images that are read already were"
-        )
+        one = repeated == 1
+        what = "link to an image that is read already was" if one else "links to images that are read already were"
         _logger.warning("%d %s left out", repeated, what)
-
-
-def _undecodable(paths, watch) -> np.ndarray:
-    """Return the sorted indices of the files that cannot be decoded."""
-    data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
-
-    def try_one(index, path):
-        # Not the traced function, because TensorFlow would prune the call, whose result is not used.
-        image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
-        with tf.control_dependencies([image]):
-            return tf.identity(index)
-
-    tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
-    with jpeg_warnings.heard(quiet=True) as warnings:
-        good = [index for batch in watch(tried.as_numpy_iterator(), "Checking images") for index in batch]
-    bad = np.setdiff1d(np.arange(len(paths)), good)
-    if warnings.found:  # by which of the images, only decoding them one by one can tell
-        damaged = (index for index in watch(good, "Finding damaged images") if _is_damaged(paths[index]))
-        bad = np.union1d(bad, np.fromiter(damaged, int))
-    return bad
-
-
-def _is_damaged(path: str) -> bool:
-    with open(path, "rb") as file:
-        return jpeg_warnings.is_damaged(file.read())
-
-
-def _as_bytes(paths):
-    return tf.constant([os.fsencode(path) for path in paths], tf.string, shape=[len(paths)])
-
-
-def _reason(path) -> str:
-    """Return why a file is not an image, as the end of a sentence."""
-    try:
-        with open(path, "rb") as file:
-            contents = file.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    contents, reason = rare_formats.for_graph(contents)
-    with jpeg_warnings.heard(quiet=True):
-        reason = reason or decoding.for_files(_explain()(tf.constant([contents])).numpy()[0].decode())
-    return reason or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
-
-
-@functools.lru_cache(maxsize=1)  # tracing takes seconds
-def _explain():
-    """Return a function from encoded images, string [n], to the reasons why they cannot be decoded."""
-    specification = [tf.TensorSpec([None], tf.string)]
-    return tf.function(lambda contents: decoding.decode(contents, 1)[1], input_signature=specification)

@@ -10,7 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.data import folders, jpeg_warnings, paths
+from mcl_tf.data import folders, image_files, jpeg_warnings, paths
 from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, one_line
 
@@ -184,7 +184,7 @@ class TensorFlowDatasetsSource(Source):
             data = data.filter(lambda _, label: tf.reduce_any(label == wanted))
         decode = self._builder.info.features["image"].decode_example
         data = data.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE, deterministic=True)
-        return data.with_options(folders.UNTUNED)
+        return data.with_options(image_files.UNTUNED)
 
 
 def load_source(name: str, data_dir: str = "", splits=SPLITS) -> Source:

@@ -15,16 +15,12 @@ from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.folders import class_list, has_number_names
+from mcl_tf.data.image_files import unwatched
 from mcl_tf.data.sources import Source, load_source
 from mcl_tf.errors import UsageError
 
 _READ_BATCH = 64  # images
 MIN_SIZE, MAX_SIZE, MAX_DETAIL = 16, 224, 256  # limits of a side if none is given; of the network and of the texture
-
-
-def _unwatched(batches, description: str):
-    del description
-    return batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +109,7 @@ def parse_classes(names, source: Source) -> list[int]:
     return chosen
 
 
-def build_task(config: DataConfig, data_dir: str = "", watch=_unwatched, score: str = "image") -> Task:
+def build_task(config: DataConfig, data_dir: str = "", watch=unwatched, score: str = "image") -> Task:
     """Read the training images into memory and prepare the test split as a stream.
 
     Args:
@@ -221,7 +217,7 @@ def _test_stream(source: Source, size: int, resize: str, normal) -> tf.data.Data
     return source.read("test").enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
 
 
-def read_images(dataset: tf.data.Dataset, size: int, watch=_unwatched, resize: str = DataConfig.resize):
+def read_images(dataset: tf.data.Dataset, size: int, watch=unwatched, resize: str = DataConfig.resize):
     """Read images, alone or with labels, into memory at the network's size.
 
     Args:

@@ -36,7 +36,8 @@ def export_saved_model(
       [n];
     - `serving_bytes`: `image_bytes` string [n], JPEG, PNG, BMP or GIF (no WebP or TIFF) -> the same;
     - `embed`: `images` -> `embedding` float32 [n, V, D];
-    - `explain`: `images` -> `distances` float32 [n, V, C], `rotation` int32 [n, V], `flipped` bool [n, V].
+    - `explain`: `images` -> `distances` float32 [n, V, C], `rotation` int32 [n, V], `flipped` bool [n, V], `heat_map`
+      float32 [n, h, w].
 
     It is written by Keras' ExportArchive, because TensorFlow's C++ loader, and with it TensorFlow Serving, cannot read
     a plain `tf.Module` with a Keras 3 model.

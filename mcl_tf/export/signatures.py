@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import views
+from mcl_tf import explanation
 from mcl_tf.data import decoding
 from mcl_tf.scorer import SelfEnsembleScorer
 
@@ -81,30 +81,9 @@ class ServedScorer(tf.keras.Model):
         return {"embedding": _finite("embedding", self.scorer.embed(images, self.scorer.view_count))}
 
     def explain(self, images):
-        """Return the parts of a score.
-
-        Args:
-          images: uint8 [n, h, w, 3].
-
-        Returns:
-          A dictionary of
-            distances: float32 [n, V, C], Mahalanobis distance of every view to every class;
-            rotation: int32 [n, V], number of quarter turns counter-clockwise of every view;
-            flipped: bool [n, V], whether the view was flipped left-right before it was turned;
-            heat_map: float32 [n, s, s], where an image differs from normal ones, with a local score only, see
-              `SelfEnsembleScorer.heat_map`.
-        """
-        distances = _finite("distances", self.scorer.distances(images))
-        count = self.scorer.view_count
-        shape = tf.shape(distances)[:2]
-        outputs = {
-            "distances": distances,
-            "rotation": tf.broadcast_to(tf.constant(views.view_rotations(count)), shape),
-            "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
-        }
-        if self.scorer.texture is not None:
-            outputs["heat_map"] = self.scorer.heat_map(images)
-        return outputs
+        """Return the parts of the scores of images uint8 [n, h, w, 3], see `explanation.explain`."""
+        outputs = explanation.explain(self.scorer, images)
+        return {**outputs, **{name: _finite(name, outputs[name]) for name in ("distances", "heat_map")}}
 
 
 def to_rgb(images):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
@@ -24,8 +25,8 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_accepts_arrays_of_images(channels):
     images = noise(2, 5, 4, channels)
-    assert arrays.as_images(images) is images
-    np.testing.assert_array_equal(arrays.as_images(list(images)), images)
+    assert arrays.as_source(images) is images
+    np.testing.assert_array_equal(arrays.as_source(list(images)), images)
 
 
 @pytest.mark.parametrize(
@@ -35,13 +36,41 @@ def test_accepts_arrays_of_images(channels):
         (np.zeros((5, 4, 3), np.uint8), r"uint8 \[5, 4, 3\]"),
         (np.zeros((2, 0, 4, 3), np.uint8), r"uint8 \[2, 0, 4, 3\]"),
         (np.zeros((2, 5, 4, 3), np.float32), r"float32 \[2, 5, 4, 3\]"),
-        ([np.zeros((5, 4, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)], "images of several sizes"),
+        ([np.zeros((5, 4, 3), np.uint8), np.zeros((6, 4, 2), np.uint8)], r"uint8 \[1, 6, 4, 2\]"),
         ([], r"float64 \[0\]"),
     ],
 )
 def test_refuses_what_are_not_images(images, received):
     with pytest.raises(UsageError, match=f"c = 1, 3 or 4.*Received: {received}"):
-        arrays.as_images(images)
+        arrays.as_source(images)
+
+
+def test_takes_images_of_several_sizes_and_files(tmp_path):
+    images = [noise(5, 4, 3), noise(7, 9, 1), noise(6, 6, 4)]
+    colours = [images[0], np.repeat(images[1], 3, -1), images[2][..., :3]]
+    for index, image in enumerate(colours):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for source in (images, paths, [str(path) for path in paths]):
+        source = arrays.as_source(source)
+        assert int(source.cardinality()) == 3
+        for found, expected in zip(source.as_numpy_iterator(), colours, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert arrays.sides(source) == [(5, 4), (7, 9), (6, 6)]
+    assert len(list(arrays.as_source(str(paths[0])))) == 1
+    collected, labels, size = arrays.collect(paths, np.array([0, 1, 0]), DataConfig(image_size=16))
+    np.testing.assert_array_equal(collected, arrays.collect(images, None, DataConfig(image_size=16))[0])
+    assert (labels.tolist(), size) == ([0, 1, 0], 16)
+
+
+def test_names_a_file_that_is_no_image(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    for path, message in (
+        (tmp_path / "bad.png", "is not an image of a known format"),
+        ("nowhere.png", "cannot be read"),
+    ):
+        with pytest.raises(UsageError, match=f"{path} {message}"):
+            arrays.as_source([path])
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])

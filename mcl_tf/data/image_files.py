@@ -1,0 +1,107 @@
+"""Image files by their paths: reading them, and finding those that cannot be read."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf.data import decoding, jpeg_warnings, rare_formats
+from mcl_tf.errors import printable
+
+# In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
+UNTUNED = tf.data.Options()
+UNTUNED.autotune.enabled = False
+# What is decoded by a call of Python waits for TensorFlow's own threads, and must not be one of them.
+_DECODING = tf.data.Options()
+_DECODING.autotune.enabled = False
+_DECODING.threading.private_threadpool_size = os.cpu_count() or 1
+
+
+def unwatched(batches, description: str):
+    """Return batches as they are, where no progress bar is shown."""
+    del description
+    return batches
+
+
+def read(paths, labels=None) -> tf.data.Dataset:
+    """Return the images of files, in order, each of its own size.
+
+    Args:
+      paths: the files.
+      labels: int64 [n], or None.
+
+    Returns:
+      A dataset of (image uint8 [h, w, 3], label int64), or of images alone. A file that cannot be decoded raises an
+      error of TensorFlow, which `find_bad` and `reason` explain.
+    """
+    data = tf.data.Dataset.from_tensor_slices((_as_bytes(paths), *(() if labels is None else (labels,))))
+
+    def decode(path, *label):
+        image = decoding.decode_at_own_size(tf.io.read_file(path))
+        return (image, *label) if label else image
+
+    return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(_DECODING)
+
+
+def find_bad(paths, watch=unwatched) -> list[str]:
+    """Return the paths of files that cannot be decoded, in order.
+
+    Args:
+      paths: the files.
+      watch: function (batches, description) -> batches, for a progress bar.
+    """
+    data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
+
+    def try_one(index, path):
+        # Not the traced function, because TensorFlow would prune the call, whose result is not used.
+        image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
+        with tf.control_dependencies([image]):
+            return tf.identity(index)
+
+    tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
+    with jpeg_warnings.heard(quiet=True) as warnings:
+        good = [index for batch in watch(tried.as_numpy_iterator(), "Checking images") for index in batch]
+    bad = np.setdiff1d(np.arange(len(paths)), good)
+    if warnings.found:  # by which of the images, only decoding them one by one can tell
+        damaged = (index for index in watch(good, "Finding damaged images") if _is_damaged(paths[index]))
+        bad = np.union1d(bad, np.fromiter(damaged, int))
+    return [paths[index] for index in bad]
+
+
+def _is_damaged(path: str) -> bool:
+    with open(path, "rb") as file:
+        return jpeg_warnings.is_damaged(file.read())
+
+
+def _as_bytes(paths):
+    return tf.constant([os.fsencode(path) for path in paths], tf.string, shape=[len(paths)])
+
+
+def describe_bad(bad) -> str:
+    """Return a message that names the first of some files that cannot be decoded, and the number of the others."""
+    count = len(bad) - 1
+    more = f" (and {count} more file{'s' * (count > 1)} cannot be read)" if count else ""
+    return f"{printable(str(bad[0]))} {reason(bad[0])}{more}"
+
+
+def reason(path) -> str:
+    """Return why a file is not an image, as the end of a sentence."""
+    try:
+        with open(path, "rb") as file:
+            contents = file.read()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    contents, found = rare_formats.for_graph(contents)
+    with jpeg_warnings.heard(quiet=True):
+        found = found or decoding.for_files(_explain()(tf.constant([contents])).numpy()[0].decode())
+    return found or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
+
+
+@functools.lru_cache(maxsize=1)  # tracing takes seconds
+def _explain():
+    """Return a function from encoded images, string [n], to the reasons why they cannot be decoded."""
+    specification = [tf.TensorSpec([None], tf.string)]
+    return tf.function(lambda contents: decoding.decode(contents, 1)[1], input_signature=specification)

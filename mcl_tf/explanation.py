@@ -1,0 +1,99 @@
+"""Explains scores: the distances of every view, and where an image differs from normal ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mcl_tf import heat_maps, scoring, views
+from mcl_tf.data import arrays
+from mcl_tf.gaussians import ClassConditionalGaussians
+from mcl_tf.scorer import SelfEnsembleScorer
+
+
+def explain(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
+    """Return the parts of a score for one batch, also in a graph.
+
+    Args:
+      scorer: a fitted scorer.
+      images: uint8 [n, h, w, c], of any size.
+
+    Returns:
+      A dictionary of
+        distances: float32 [n, V, C], Mahalanobis distance of every view to every class;
+        rotation: int32 [n, V], number of quarter turns counter-clockwise of every view;
+        flipped: bool [n, V], whether the view was flipped left-right before it was turned;
+        heat_map: float32 [n, h, w], see `heat_map`.
+    """
+    distances, count = scorer.distances(images), scorer.view_count
+    shape = tf.shape(distances)[:2]
+    return {
+        "distances": distances,
+        "rotation": tf.broadcast_to(tf.constant(views.view_rotations(count)), shape),
+        "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
+        "heat_map": heat_map(scorer, images),
+    }
+
+
+def explain_images(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
+    """Return the parts of the scores of any number of images, see `explain`.
+
+    Args:
+      scorer: a fitted scorer.
+      images: see `arrays.as_source`.
+
+    Returns:
+      {name: array}; `heat_map` is a list of float32 [h, w] unless the images are an array.
+    """
+    source = arrays.as_source(images)
+    outputs: dict[str, Any] = scorer.map_images("explain", lambda batch: explain(scorer, batch), source, "Explaining")
+    sides = arrays.sides(source)
+    maps: Any = [
+        heat_maps.at_own_size(tf.constant(map_[None]), own, scorer.resize)[0].numpy()
+        for map_, own in zip(outputs["heat_map"], sides, strict=True)
+    ]
+    if isinstance(source, np.ndarray):
+        maps = np.array(maps, np.float32).reshape(source.shape[:3])
+    return {**outputs, "heat_map": maps}
+
+
+def heat_map(scorer: SelfEnsembleScorer, images):
+    """Show where images differ from normal ones.
+
+    Args:
+      scorer: a fitted scorer.
+      images: uint8 [n, h, w, c], of any size.
+
+    Returns:
+      float32 [n, h, w], higher for more anomalous places. With a local score, it is in standard deviations of normal
+      images; with features of places, it is the mean of their map and of that of the texture. Without a local score, it
+      is the influence of places on the self-ensemble of distances, in standard deviations over the places of the image.
+    """
+    sides, images = tf.shape(images)[1:3], scorer.prepare(images)
+    maps = _influence(scorer, images) if scorer.texture is None else _local_map(scorer, images)
+    return heat_maps.at_own_size(maps, sides, scorer.resize)
+
+
+def _influence(scorer, images):
+    """Return the influence of the places of images uint8 [n, s, s, 3] on the self-ensemble, float32 [n, s, s]."""
+    images, length = views.without_empty_batch(views.prepare(images, scorer.network_size))
+    pixels = views.to_float(images)
+    gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        distances = gaussians.distances(scorer.embed_floats(pixels, scorer.view_count)[0], scorer.rotations)
+        score, _ = scoring.self_ensemble(distances, scorer.config.method)
+    return heat_maps.from_gradient(tape.gradient(score, pixels))[:length]
+
+
+def _local_map(scorer, images):
+    """Return the map of the local score of images uint8 [n, s, s, 3], float32 [n, s, s]."""
+    heat = scorer.texture.heat_map(images)
+    if scorer.patches is None:
+        return heat
+    places = scorer.place_distances(scorer.embed_views(images, scorer.view_count)[1])
+    center, spread = tf.unstack(tf.convert_to_tensor(scorer.standardization)[scorer.part_names.index("places")])
+    places = tf.image.resize((places[..., None] - center) / spread, heat.shape[1:3])
+    return 0.5 * (heat + places[..., 0])
