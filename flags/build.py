@@ -42,6 +42,7 @@ def score_files_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, A
     # Training resumes by default; an existing file of scores is only extended if the user says so.
     arguments["resume"] = bool(values["resume"].present and values["resume"].value)
     arguments["batch_size"] = values["scoring_batch_size"].value
+    arguments["heatmaps"] = values["heatmaps"].value
     return arguments
 
 
@@ -74,7 +75,7 @@ def _flags_by_mode() -> dict[str, set[str]]:
     """Return the names of the flags that have an effect, by mode."""
     return {
         "train": {*Config().flat(), "manifest"},
-        "score": {"saved_model", "images", "output", "resume", "scoring_batch_size"},
+        "score": {"saved_model", "images", "output", "heatmaps", "resume", "scoring_batch_size"},
         "threshold": {"saved_model", "images", "normal", "target"},
     }
 

@@ -25,6 +25,12 @@ flags.DEFINE_string(
     "output", "", "With --mode=score: the file for the scores; CSV, or JSON lines if its name ends in .jsonl."
 )
 flags.DEFINE_string(
+    "heatmaps",
+    "",
+    "With --mode=score: a folder for pictures of all images under their heat maps, which show where they differ from "
+    "normal images. None if empty.",
+)
+flags.DEFINE_string(
     "target",
     "f1",
     "With --mode=threshold: what the threshold maximizes: `f1`, `youden`, or `fpr=RATE` for the most anomalies at a "

@@ -15,9 +15,11 @@ import tensorflow as tf
 from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
+from mcl_tf.data.masks import find_masks
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
+from mcl_tf.localization import localize
 from mcl_tf.normal_images import select_held_out
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
@@ -109,6 +111,9 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     except tf.errors.OpError as error:  # a file was removed during the training, for example
         raise UsageError(f"The test images can no longer be read, see {directory}: {one_line(error)}") from None
     report = make_report(detector, task, test_scores)
+    with _collected(failures, "localization"):
+        masks = find_masks(detector.config.data.dataset, test_scores.names)
+        report.update({"localization": localize(detector.scorer_, test, masks)} if masks else {})
     with _collected(failures, run_directory.METRICS), atomic_file(directory / run_directory.METRICS) as file:
         file.write(json.dumps(report, indent=2) + "\n")
     saved_model = "no place"
@@ -130,7 +135,12 @@ def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) ->
     """Return the result in words."""
     if test_scores.is_anomaly.any():
         one_view, ensemble = (report[part]["auroc"] for part in ("one_view", "self_ensemble"))
-        return f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views)"
+        where = ""
+        if "localization" in report:
+            where = "; heat maps: pixel AUROC {pixel_auroc:.4f}, AUPRO {aupro:.4f}".format(**report["localization"])
+        return (
+            f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views){where}"
+        )
     lowest, highest = test_scores.scores.min(), test_scores.scores.max()
     flagged = np.sum(test_scores.scores > detector.threshold_)
     return (

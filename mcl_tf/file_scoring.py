@@ -18,6 +18,7 @@ from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import check_version
+from mcl_tf.file_explanation import FileExplainer, is_within
 from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
 from mcl_tf.utils import compat, parallel
 from mcl_tf.utils.console import progress
@@ -27,17 +28,25 @@ _logger = logging.getLogger(__name__)
 
 
 def score_files(
-    saved_model, images, output, *, resume: bool = False, batch_size: int = ScoringConfig.scoring_batch_size
+    saved_model,
+    images,
+    output,
+    *,
+    heatmaps="",
+    resume: bool = False,
+    batch_size: int = ScoringConfig.scoring_batch_size,
 ) -> int:
     """Score image files and write one row per file, in order, as the results come.
 
-    Files that cannot be read are logged at the end, with the reason.
+    The row of an anomaly says in the column `place` where in the image it is, see `heat_maps.place_of`. Files that
+    cannot be read are logged at the end, with the reason.
 
     Args:
       saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
       images: a folder, read at any depth, or a glob such as "shots/**/*.png". Each file counts once, whatever links
         lead to it; the housekeeping of operating systems is left out. A folder that cannot be listed is unreadable.
       output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
+      heatmaps: a folder for pictures of all images under their heat maps, <path within `images`>.png; none by default.
       resume: whether to keep the rows of an existing output and score the other files only. An image that has changed
         since, by its size or the time of its modification, is scored again. Rows of files that are gone stay.
       batch_size: number of images scored at a time.
@@ -53,16 +62,17 @@ def score_files(
     path = version_folders.find(saved_model)
     prepared = size_and_resize(path)
     found = listing.find_files(images)
-    files = [name for name in found.files if not _same_file(name, output)]
+    files = [name for name in found.files if not (_same_file(name, output) or is_within(name, heatmaps))]
     if not files and not found.failed:
         raise UsageError(f"images must be a folder with files or a glob that matches some. Received: {images}")
     score_file = ScoreFile(output, model_of(path), resume)
     left = [name for name in files if name not in score_file.scored]
     scorer = load_scorer(path)  # before the output is created
+    explainer = FileExplainer(scorer.explain, heatmaps, files, resume)
     failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for rows, failures in scored_batches(scorer, left, make_decoder(*prepared), batch_size):
+        for rows, failures in scored_batches(scorer, left, make_decoder(*prepared), batch_size, explainer.complete):
             failed += failures
             score_file.write(rows)
             note = f"{len(failed)} unreadable" if failed else ""
@@ -144,7 +154,7 @@ def _list_classes(images) -> list[str]:
 
 
 def load_scorer(path):
-    """Load the signature `serving_default` of a SavedModel.
+    """Load the signature `serving_default` of a SavedModel, with `explain` as an attribute.
 
     Args:
       path: the folder of the SavedModel.
@@ -155,6 +165,7 @@ def load_scorer(path):
     try:
         model = tf.saved_model.load(str(path))
         scorer = model.signatures["serving_default"]
+        scorer.explain = model.signatures["explain"]
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise UsageError(f"{path} cannot be loaded as a SavedModel of this library: {one_line(error)}") from None
     scorer.model = model  # a signature does not keep its variables alive
@@ -232,7 +243,7 @@ def make_decoder(size: int, resize: str = "squeeze"):
     return decode_bytes
 
 
-def scored_batches(scorer, names, decode, batch_size: int) -> Iterator[tuple]:
+def scored_batches(scorer, names, decode, batch_size: int, complete=None) -> Iterator[tuple]:
     """Score files batch by batch, in order.
 
     Args:
@@ -240,6 +251,7 @@ def scored_batches(scorer, names, decode, batch_size: int) -> Iterator[tuple]:
       names: the files.
       decode: the result of `make_decoder`.
       batch_size: number of images scored at a time.
+      complete: function (row, contents of the file) that adds to the row of an image; None if nothing is added.
 
     Yields:
       (rows of the files that were scored, [(name, reason)] of the others).
@@ -253,6 +265,9 @@ def scored_batches(scorer, names, decode, batch_size: int) -> Iterator[tuple]:
         batch, good = np.array(batch, object), reasons == ""
         rows = list(make_rows(batch[good], score_batch(scorer, images[good]))) if good.any() else []
         rows = [{**row, "image_state": states[row["file"]]} for row in rows]
+        for row, index in zip(rows, np.flatnonzero(good), strict=True):
+            if complete:
+                complete(row, contents[index])
         return rows, list(zip(batch[~good], reasons[~good], strict=True))
 
     count = parallel.per_thread(batch_size)

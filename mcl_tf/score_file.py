@@ -16,7 +16,7 @@ from mcl_tf.run_record import file_hash
 from mcl_tf.utils.atomic import atomic_file
 
 SCORES = ("file", "score", "is_anomaly", "p_value", "nearest_class", "class_name")
-COLUMNS = (*SCORES, "image_state", "model")
+COLUMNS = (*SCORES, "place", "image_state", "model")
 # File names need not be UTF-8.
 _TEXT: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -95,7 +95,7 @@ class ScoreFile:
         self._file.close()
 
     def write(self, rows) -> None:
-        """Append rows: dictionaries with `SCORES` and `image_state`."""
+        """Append rows: dictionaries with `SCORES`, `place` and `image_state`."""
         with _one_line_errors(self.path, "written"):
             self._file.writelines(self._lines({**row, "model": self.model} for row in rows))
             self._file.flush()

@@ -22,7 +22,7 @@ def open_file(path, resume=False, model=MODEL):
 
 def make_row(name, score=1.5, state="9 bytes of 1"):
     values = (name, score, True, 0.25, 1, "a, b")
-    return {**dict(zip(SCORES, values, strict=True)), "image_state": state}
+    return {**dict(zip(SCORES, values, strict=True)), "place": "", "image_state": state}
 
 
 def read_rows(path):
@@ -105,7 +105,7 @@ def test_keeps_the_old_file_whatever_step_fails(file_name, error, tmp_path, monk
     [
         ("scores.csv", "file,score\na.png,1\n"),
         ("scores.csv", ",".join(COLUMNS) + "\na.png,1\n"),
-        ("scores.csv", ",".join(COLUMNS) + "\na.png,1,1,1,0,c,s,m,more\n"),
+        ("scores.csv", ",".join(COLUMNS) + "\na.png,1,1,1,0,c,p,s,m,more\n"),
         ("scores.csv", "a secret without a line end"),
         ("scores.csv", ",".join(COLUMNS) + ",more"),
         ("scores.jsonl", "a.png\n"),

@@ -26,7 +26,7 @@ POSSIBLE = (
     "DIR/<class>/, or of one class in DIR; or a table FILE.csv with the columns path, label, split"
 )
 _TEST_SHARE = 0.2  # of the normal images, where a layout does not say which of them are for the test
-_MASKS = "ground_truth"  # folder of MVTec AD that holds no images to score
+MASKS = "ground_truth"  # folder of MVTec AD that holds no images to score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def recognise(path: str) -> Layout:
     if any(os.path.isdir(os.path.join(path, split)) for split in SPLITS):
         return _with_splits(path)
     found = _list(path)
-    masks = os.path.join(path, _MASKS, "")
+    masks = os.path.join(path, MASKS, "")
     found = dataclasses.replace(found, files=[file for file in found.files if not file.startswith(masks)])
     folders = _by_folder(path, found.files)
     if "" in folders:
