@@ -2,9 +2,9 @@
 
 python -m benchmarks.localization --dataset=DIR --preset=folder --seed=1
 
-The normal test images of a folder get one defect each: a piece of another normal image, of random place, side (4 to 20 %
-of the image's) and contrast, whose mask is known. The maps are compared with a uniform map and with the magnitude of
-edges. A folder with masks of its own (ground_truth) needs no such defects: main.py reports the same metrics for it.
+The normal test images of a folder get one defect each: a piece of another normal image, of random place, side (4 to
+20 % of the image's) and contrast, whose mask is known. The maps are compared with a uniform map and with the magnitude
+of edges. For a folder with masks of its own (ground_truth), main.py reports the same metrics.
 """
 
 from __future__ import annotations

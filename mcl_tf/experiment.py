@@ -135,12 +135,10 @@ def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) ->
     """Return the result in words."""
     if test_scores.is_anomaly.any():
         one_view, ensemble = (report[part]["auroc"] for part in ("one_view", "self_ensemble"))
-        where = ""
+        result = f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views)"
         if "localization" in report:
-            where = "; heat maps: pixel AUROC {pixel_auroc:.4f}, AUPRO {aupro:.4f}".format(**report["localization"])
-        return (
-            f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views){where}"
-        )
+            result += "; heat maps: pixel AUROC {pixel_auroc:.4f}, AUPRO {aupro:.4f}".format(**report["localization"])
+        return result
     lowest, highest = test_scores.scores.min(), test_scores.scores.max()
     flagged = np.sum(test_scores.scores > detector.threshold_)
     return (

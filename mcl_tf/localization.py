@@ -26,8 +26,8 @@ def localize(scorer: SelfEnsembleScorer, test: tf.data.Dataset, masks: dict[str,
     Args:
       scorer: a fitted scorer.
       test: the test split, see `tasks.Task`.
-      masks: {name of an anomalous image: path of its mask}; normal images have no anomalous pixel, and anomalies without
-        a mask are left out. If there are very many images, every second, third, ... of them counts.
+      masks: {name of an anomalous image: path of its mask}. Normal images have no anomalous pixel; anomalies without a
+        mask are left out. If there are very many images, every second, third, ... of them counts.
 
     Returns:
       `localization_metrics`, at the size that images are stored with, and `images`, their number.
@@ -59,8 +59,8 @@ def localization_metrics(maps, masks) -> dict[str, float]:
       masks: bool [n, h, w], true for anomalous pixels.
 
     Returns:
-      `pixel_auroc`, the AUROC of all pixels, and `aupro`, the per-region overlap, averaged over the false-positive rates
-      of pixels from 0 to 0.3. A map without information has 0.5 and 0.15.
+      `pixel_auroc`, the AUROC of all pixels, and `aupro`, the per-region overlap, averaged over the false-positive
+      rates of pixels from 0 to 0.3. A map without information has 0.5 and 0.15.
 
     Raises:
       UsageError: the masks have no anomalous pixel, or no other.

@@ -23,8 +23,8 @@ def test_every_region_counts_alike():
     maps = MASKS * 1.0
     maps[0, 10:12, 10:12] = -1.0  # the smallest of the three regions is found last
     found = localization_metrics(maps, MASKS)
-    # Two regions of three are found without a false positive. Between the first threshold and the last normal pixel, the
-    # overlap stays there, because the normal pixels are all equal and the next threshold flags them all.
+    # Two regions of three are found without a false positive. The next threshold flags all normal pixels, which are
+    # equal, and no further region.
     assert found["aupro"] == pytest.approx(2 / 3)
     assert found["pixel_auroc"] == pytest.approx(36 / 40)
 
