@@ -49,6 +49,10 @@ class TestScores:
     one_view: np.ndarray
     scores: np.ndarray
 
+    def by_class(self) -> list[dict]:
+        """Return the AUROC of every anomalous class, see `evaluation.class_metrics`; none if there are no anomalies."""
+        return evaluation.class_metrics(self.is_anomaly, self.labels, self.scores) if self.is_anomaly.any() else []
+
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the metrics with one view and with self-ensemble inference; none if there are no anomalies."""
         if not self.is_anomaly.any():
@@ -129,8 +133,8 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
 def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) -> str:
     """Return the result in words."""
     if test_scores.is_anomaly.any():
-        one_view, ensemble = (report[part]["auroc"] for part in ("one_view", "self_ensemble"))
-        return f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views)"
+        one_view, ensemble = report["one_view"]["auroc"], evaluation.auroc_text(report["self_ensemble"])
+        return f"AUROC {one_view:.4f} with one view, {ensemble} with SEI ({detector.scorer_.view_count} views)"
     lowest, highest = test_scores.scores.min(), test_scores.scores.max()
     flagged = np.sum(test_scores.scores > detector.threshold_)
     return (
@@ -261,6 +265,7 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
+        "anomalous_classes": test_scores.by_class(),
         "score": detector.fitted_config_.scoring.score,
         "restarts": detector.restarts_,
         "threshold": detector.threshold_,
