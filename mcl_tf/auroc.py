@@ -5,9 +5,9 @@ DeLong, DeLong, Clarke-Pearson, "Comparing the areas under two or more correlate
 curves", Biometrics 44 (1988). Sorted scores give it in O((m + n) log(m + n)) operations instead of O(m n), as Sun, Xu,
 "Fast implementation of DeLong's algorithm", IEEE Signal Processing Letters 21 (2014), show with ranks.
 
-The interval is symmetric on the scale of the logit. One that is symmetric around the AUROC itself is too narrow close to
-1: in simulations of two normal distributions with 50 anomalies, 100 normal images and a true AUROC of 0.99, it has 82 %
-instead of 95 % coverage, and the one of this module has 93 %.
+The interval is symmetric on the scale of the logit. One that is symmetric around the AUROC itself is too narrow close
+to 1: in simulations of two normal distributions with 50 anomalies, 100 normal images and a true AUROC of 0.99, it has
+82 % instead of 95 % coverage, and the one of this module has 93 %.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,7 @@ from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.normal_images import select_held_out
+from mcl_tf.report.drawing import draw_report
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
@@ -89,17 +91,24 @@ def run(config: Config) -> dict:
     detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     labels = task.train_labels if config.data.labelled else None
     callbacks = training_callbacks(detector.config, task, directory) if chief else []
+    start = time.perf_counter()
     detector.fit(task.train, labels, class_names=task.class_names, callbacks=callbacks, verbose=int(chief))
     if not chief:
         _logger.info("Trained; the first worker scores and writes the results.")
         return {}
-    return finish(detector, task, directory)
+    return finish(detector, task, directory, time.perf_counter() - start)
 
 
-def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> dict:
+def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, seconds: float | None = None) -> dict:
     """Score the test split and write all results; return the content of `metrics.json`.
 
     What a training has cost comes first, and a result that cannot be written does not keep the others from it.
+
+    Args:
+      detector: the fitted detector.
+      task: its images.
+      directory: the run directory.
+      seconds: how long the fit took, for the page; None if it is not known.
 
     Raises:
       UsageError: names the results that could not be written.
@@ -121,7 +130,7 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
-    draw_report(detector, task, test, test_scores, directory / run_directory.PICTURE)
+    draw_report(detector, test, test_scores, report, directory, seconds)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
     _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
     if failures:
@@ -285,29 +294,3 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
             "test_anomalous": int(np.sum(test_scores.is_anomaly)),
         },
     }
-
-
-def draw_report(
-    detector: AnomalyDetector, task: Task, test: tf.data.Dataset, test_scores: TestScores, path: pathlib.Path
-) -> None:
-    """Draw `report.png`; log a warning if it cannot be drawn, because no result depends on it."""
-    try:
-        evaluation.plot_report(
-            path,
-            f"{detector.config.data.dataset}, normal: {', '.join(task.class_names)}",
-            test_scores.is_anomaly,
-            test_scores.one_view,
-            test_scores.scores,
-            detector.threshold_,
-            examples(test, test_scores),
-        )
-    except Exception as error:  # of matplotlib, its fonts or its settings
-        _logger.warning("%s could not be drawn: %s", path, one_line(error))
-
-
-def examples(test: tf.data.Dataset, test_scores: TestScores) -> dict:
-    """Return the images that the report shows, read in one pass."""
-    rows = evaluation.example_indices(test_scores.is_anomaly, test_scores.scores)
-    wanted = {int(index) for row in rows.values() for index in row}
-    images = {index: image for index, (image, *_) in enumerate(test.as_numpy_iterator()) if index in wanted}
-    return {title: [(images[int(i)], test_scores.labels[i]) for i in row] for title, row in rows.items()}

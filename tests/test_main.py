@@ -215,6 +215,7 @@ def test_the_main_job_writes_all_results(finished):
     for name in (
         "config.json",
         "report.png",
+        "report.html",
         "checkpoints/step-000000006/variables.index",
         "saved_model/1/saved_model.pb",
     ):
@@ -427,6 +428,10 @@ def test_the_main_job_on_a_folder(image_folder, call_main, tmp_path):
         "test/cut/ü, 1.jpg": ("cut", "1"),
         **{f"test/good/{index}.png": ("good", "0") for index in range(3)},
     }
+    # Every test image is shown, and the two of the only other class are told apart.
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(f'alt="{name}, class {label}, ' in page for name, (label, _) in rows.items())
+    assert '<th scope="row"><bdi>cut</bdi></th>' in page
     # The options and the image size are recorded.
     assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(image_folder)
     assert json.loads((tmp_path / "detector" / "config.json").read_text())["image_size"] == 16
