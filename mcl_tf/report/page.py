@@ -68,7 +68,7 @@ def _lead(report: dict, counted: dict) -> str:
     threshold = f"At its threshold, <b>{report['threshold']:.4g}</b>, it"
     promise = (
         f"The scores of {images['calibration']:,} held-out normal images set the threshold. On average over such "
-        f"images, at most {100.0 * report['promised_rate']:.3g} % of new normal images exceed it."
+        f"images, at most {100.0 * report['promised_rate']:.3g}&nbsp;% of new normal images exceed it."
     )
     if totals[1]:
         return (
@@ -123,7 +123,8 @@ def _curves(scored, report: dict, counted: dict) -> str:
         f"{figures.roc(scored.is_anomaly, scored.one_view, scored.scores, counted)}"
         f'<p class="legend"><span><i class="key ensemble"></i> self-ensemble, AUROC {ensemble["auroc"]:.4f}</span> '
         f'<span><i class="key one-view"></i> one view, AUROC {one_view["auroc"]:.4f}.</span> '
-        f"To find 95 % of the anomalies, {100.0 * ensemble['fpr_at_95_tpr']:.1f} % of the normal images are flagged."
+        f"To find 95&nbsp;% of the anomalies, {100.0 * ensemble['fpr_at_95_tpr']:.1f}&nbsp;% of the normal images "
+        "are flagged."
         "</p></div><div><h2>Precision and recall</h2>"
         f"{figures.precision_recall(scored.is_anomaly, scored.scores, counted)}"
         f'<p class="legend">Average precision {ensemble["aupr_anomaly"]:.4f} with the anomalies as positives, '
@@ -135,12 +136,9 @@ def _curves(scored, report: dict, counted: dict) -> str:
 def _classes(report: dict) -> str:
     if not report["anomalous_classes"]:
         return ""
-    note = (
-        "Each class against all normal images, the worst first. Lines are 95 % intervals; 0.5 in the middle is chance."
-    )
-    return (
-        f"<section><h2>Anomalous classes</h2><p>{note}</p>{figures.class_bars(report['anomalous_classes'])}</section>"
-    )
+    note = "Each class against all normal images, the worst first. Lines are 95&nbsp;% intervals; the middle is chance."
+    bars = figures.class_bars(report["anomalous_classes"])
+    return f"<section><h2>Anomalous classes</h2><p>{note}</p>{bars}</section>"
 
 
 def _sheets(detector, scored, images) -> str:
@@ -178,7 +176,7 @@ def _about(detector, seconds: float | None) -> str:
     card = model_card.make_card(detector, detector.config.serving.export_precision)
     versions = {**card["versions"], "commit": card["commit"] or "unknown", "created": card["created"]}
     if seconds is not None:
-        versions["time of the fit"] = duration(seconds)
+        versions["time of the fit, last start"] = duration(seconds)
     defaults = Config().flat()
     options = [_row(key, value, value != defaults[key]) for key, value in detector.fitted_config_.flat().items()]
     return (
