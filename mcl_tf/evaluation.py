@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import numpy as np
 from sklearn import metrics
 
+from mcl_tf.auroc import auroc_interval
 from mcl_tf.errors import printable
 from mcl_tf.utils.atomic import atomic_file
 
@@ -21,18 +23,48 @@ def compute_metrics(is_anomaly, scores) -> dict[str, float]:
       scores: float [n], higher for anomalies.
 
     Returns:
-      `auroc`; `aupr_anomaly` and `aupr_normal` (average precision with anomalies or normal images as positives);
-      `fpr_at_95_tpr` (share of normal images flagged at the threshold that finds 95 % of the anomalies). All in [0, 1].
+      `auroc`; `auroc_low` and `auroc_high` (its 95 % interval, see `auroc_interval`); `aupr_anomaly` and `aupr_normal`
+      (average precision with anomalies or normal images as positives); `fpr_at_95_tpr` (share of normal images flagged
+      at the threshold that finds 95 % of the anomalies). All in [0, 1].
     """
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores, np.float64)
     # By default scikit-learn drops points on straight lines, possibly the one asked for.
     false_positives, true_positives, _ = metrics.roc_curve(is_anomaly, scores, drop_intermediate=False)
+    _, low, high = auroc_interval(scores[is_anomaly], scores[~is_anomaly])
     return {
         "auroc": float(metrics.roc_auc_score(is_anomaly, scores)),
+        "auroc_low": low,
+        "auroc_high": high,
         "aupr_anomaly": float(metrics.average_precision_score(is_anomaly, scores)),
         "aupr_normal": float(metrics.average_precision_score(~is_anomaly, -scores)),
         "fpr_at_95_tpr": float(false_positives[np.argmax(true_positives >= REPORTED_TPR)]),
     }
+
+
+def auroc_text(found: dict[str, float]) -> str:
+    """Return the AUROC of `compute_metrics` with its interval as text."""
+    return f"{found['auroc']:.4f} (95 % interval {found['auroc_low']:.4f} to {found['auroc_high']:.4f})"
+
+
+def class_metrics(is_anomaly, labels, scores) -> list[dict[str, Any]]:
+    """Measure how well scores separate the anomalies of each class from all normal images.
+
+    Args:
+      is_anomaly: bool [n], with both values present.
+      labels: strings [n], class names.
+      scores: float [n], higher for anomalies.
+
+    Returns:
+      One dictionary per class with anomalies, the worst AUROC first: `class`; `images`, the number of its anomalies;
+      `auroc`, `auroc_low` and `auroc_high`, see `compute_metrics`.
+    """
+    is_anomaly, labels, scores = np.asarray(is_anomaly, bool), np.asarray(labels), np.asarray(scores, np.float64)
+    found: list[dict[str, Any]] = []
+    for name in np.unique(labels[is_anomaly]):
+        chosen = scores[is_anomaly & (labels == name)]
+        area, low, high = auroc_interval(chosen, scores[~is_anomaly])
+        found.append({"class": str(name), "images": len(chosen), "auroc": area, "auroc_low": low, "auroc_high": high})
+    return sorted(found, key=lambda row: row["auroc"])
 
 
 def write_scores(path, identifiers, labels, is_anomaly, scores) -> None:
@@ -49,7 +81,7 @@ def write_scores(path, identifiers, labels, is_anomaly, scores) -> None:
         writer = csv.writer(file)
         writer.writerow(["id", "label", "is_anomaly", "score"])
         for identifier, label, anomaly, score in zip(identifiers, labels, is_anomaly, scores, strict=True):
-            writer.writerow([identifier, label, int(anomaly), f"{score:.6g}"])
+            writer.writerow([identifier, label, int(anomaly), f"{score:.9g}"])  # identifies a float32
 
 
 def example_indices(is_anomaly, scores, count: int = 10) -> dict[str, np.ndarray]:

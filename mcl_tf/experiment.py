@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,7 @@ from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.localization import localize
 from mcl_tf.normal_images import select_held_out
+from mcl_tf.report.drawing import draw_report
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
@@ -50,6 +52,10 @@ class TestScores:
     is_anomaly: np.ndarray
     one_view: np.ndarray
     scores: np.ndarray
+
+    def by_class(self) -> list[dict]:
+        """Return the AUROC of every anomalous class, see `evaluation.class_metrics`; none if there are no anomalies."""
+        return evaluation.class_metrics(self.is_anomaly, self.labels, self.scores) if self.is_anomaly.any() else []
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the metrics with one view and with self-ensemble inference; none if there are no anomalies."""
@@ -87,17 +93,24 @@ def run(config: Config) -> dict:
     detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     labels = task.train_labels if config.data.labelled else None
     callbacks = training_callbacks(detector.config, task, directory) if chief else []
+    start = time.perf_counter()
     detector.fit(task.train, labels, class_names=task.class_names, callbacks=callbacks, verbose=int(chief))
     if not chief:
         _logger.info("Trained; the first worker scores and writes the results.")
         return {}
-    return finish(detector, task, directory)
+    return finish(detector, task, directory, time.perf_counter() - start)
 
 
-def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> dict:
+def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, seconds: float | None = None) -> dict:
     """Score the test split and write all results; return the content of `metrics.json`.
 
     What a training has cost comes first, and a result that cannot be written does not keep the others from it.
+
+    Args:
+      detector: the fitted detector.
+      task: its images.
+      directory: the run directory.
+      seconds: how long the fit took, for the page; None if it is not known.
 
     Raises:
       UsageError: names the results that could not be written.
@@ -122,7 +135,7 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
-    draw_report(detector, task, test, test_scores, directory / run_directory.PICTURE)
+    draw_report(detector, test, test_scores, report, directory, seconds)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
     _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
     if failures:
@@ -134,8 +147,8 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
 def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) -> str:
     """Return the result in words."""
     if test_scores.is_anomaly.any():
-        one_view, ensemble = (report[part]["auroc"] for part in ("one_view", "self_ensemble"))
-        result = f"AUROC {one_view:.4f} with one view, {ensemble:.4f} with SEI ({detector.scorer_.view_count} views)"
+        one_view, ensemble = report["one_view"]["auroc"], evaluation.auroc_text(report["self_ensemble"])
+        result = f"AUROC {one_view:.4f} with one view, {ensemble} with SEI ({detector.scorer_.view_count} views)"
         if "localization" in report:
             result += "; heat maps: pixel AUROC {pixel_auroc:.4f}, AUPRO {aupro:.4f}".format(**report["localization"])
         return result
@@ -269,6 +282,7 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
+        "anomalous_classes": test_scores.by_class(),
         "score": detector.fitted_config_.scoring.score,
         "restarts": detector.restarts_,
         "threshold": detector.threshold_,
@@ -288,29 +302,3 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
             "test_anomalous": int(np.sum(test_scores.is_anomaly)),
         },
     }
-
-
-def draw_report(
-    detector: AnomalyDetector, task: Task, test: tf.data.Dataset, test_scores: TestScores, path: pathlib.Path
-) -> None:
-    """Draw `report.png`; log a warning if it cannot be drawn, because no result depends on it."""
-    try:
-        evaluation.plot_report(
-            path,
-            f"{detector.config.data.dataset}, normal: {', '.join(task.class_names)}",
-            test_scores.is_anomaly,
-            test_scores.one_view,
-            test_scores.scores,
-            detector.threshold_,
-            examples(test, test_scores),
-        )
-    except Exception as error:  # of matplotlib, its fonts or its settings
-        _logger.warning("%s could not be drawn: %s", path, one_line(error))
-
-
-def examples(test: tf.data.Dataset, test_scores: TestScores) -> dict:
-    """Return the images that the report shows, read in one pass."""
-    rows = evaluation.example_indices(test_scores.is_anomaly, test_scores.scores)
-    wanted = {int(index) for row in rows.values() for index in row}
-    images = {index: image for index, (image, *_) in enumerate(test.as_numpy_iterator()) if index in wanted}
-    return {title: [(images[int(i)], test_scores.labels[i]) for i in row] for title, row in rows.items()}

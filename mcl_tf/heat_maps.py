@@ -8,10 +8,8 @@ from scipy import ndimage
 
 from mcl_tf import views
 
-# Colours begin and are strongest at these values, in standard deviations of normal images. The largest value of a
-# normal image is mostly below the first one.
-_LOWEST, _HIGHEST = 4.0, 10.0
-_OPACITY = 0.7
+UNUSUAL = (4.0, 10.0)  # standard deviations; few places of a normal image are above the first value
+_OPACITY = 0.75
 _GRID = 16  # places per side behind a map of gradients
 
 
@@ -83,19 +81,20 @@ def _center(region) -> list[float]:
     return [float(indices.mean()) for indices in np.nonzero(region)]
 
 
-def overlay(image, heat) -> np.ndarray:
-    """Lay a map over an image.
+def overlay(image, heat, span: tuple[float, float] = UNUSUAL) -> np.ndarray:
+    """Lay the colours of a heat map over the grey levels of an image.
 
     Args:
       image: uint8 [h, w, 3].
-      heat: float [h, w]; values from 4 up are coloured.
+      heat: float [h, w].
+      span: the heat of the first and the last colour.
 
     Returns:
       uint8 [h, w, 3].
     """
-    import matplotlib
+    from matplotlib import colormaps
 
-    strength = np.clip((np.asarray(heat) - _LOWEST) / (_HIGHEST - _LOWEST), 0.0, 1.0)[..., None]
-    colours = matplotlib.colormaps["plasma"](strength[..., 0])[..., :3] * 255.0
-    opacity = _OPACITY * np.minimum(4.0 * strength, 1.0)
-    return np.round((1.0 - opacity) * image + opacity * colours).astype(np.uint8)
+    share = np.clip((heat - span[0]) / (span[1] - span[0]), 0.0, 1.0)[..., None]
+    colours = colormaps["inferno"](share[..., 0])[..., :3] * 255.0
+    grey = image.mean(-1, keepdims=True)
+    return np.round(grey + _OPACITY * share * (colours - grey)).astype(np.uint8)

@@ -12,9 +12,9 @@ from mcl_tf.run_record import FOLDERS
 from mcl_tf.utils import ownership
 from mcl_tf.utils.atomic import try_folder
 
-METRICS, SCORES, PICTURE = "metrics.json", "scores.csv", "report.png"
+METRICS, SCORES, PICTURE, PAGE = "metrics.json", "scores.csv", "report.png", "report.html"
 DETECTOR, SAVED_MODEL = persistence.RUN_FOLDER, "saved_model"
-_FILES = (METRICS, SCORES, PICTURE)
+_FILES = (METRICS, SCORES, PICTURE, PAGE)
 _GROWING = (*FOLDERS, "train", "evaluation")  # checkpoints and curves, folders to which every start adds
 
 

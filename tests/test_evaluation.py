@@ -15,19 +15,36 @@ def test_metrics_by_hand():
     # Average precision of anomalies: recall 1/2 at precision 1, the other half at 2/3: 1/2 + 1/3 = 5/6.
     # Average precision of normals, from low to high: recall 1/2 at precision 1, the other half at 2/3: also 5/6.
     # The threshold that finds both anomalies is 1, which flags one of two normals: 1/2.
+    # The shares of normals below an anomaly are 1 and 1/2, those of anomalies above a normal 1/2 and 1: the variance is
+    # 1/8 / 2 + 1/8 / 2 = 1/8. The interval is that many standard errors around the logit, whose slope is 16/3.
+    reach = 1.959964 * np.sqrt(1 / 8) * 16 / 3
     found = evaluation.compute_metrics([True, False, True, False], [3.0, 2.0, 1.0, 0.0])
-    assert found == pytest.approx({"auroc": 3 / 4, "aupr_anomaly": 5 / 6, "aupr_normal": 5 / 6, "fpr_at_95_tpr": 1 / 2})
+    interval = {"auroc_low": 1 / (1 + np.exp(reach) / 3), "auroc_high": 1 / (1 + np.exp(-reach) / 3)}
+    rest = {"auroc": 3 / 4, "aupr_anomaly": 5 / 6, "aupr_normal": 5 / 6, "fpr_at_95_tpr": 1 / 2}
+    assert found == pytest.approx({**rest, **interval})
+    low, high = interval.values()
+    assert evaluation.auroc_text(found) == f"0.7500 (95 % interval {low:.4f} to {high:.4f})"
 
 
 def test_metrics_of_unequal_groups_by_hand():
     # From high to low: normal 9, anomaly 8, normals 7 and 6.
     # AUROC: the anomaly is above two of three normals: 2/3. Average precision: it is found second, 1/2.
     # Normals from low to high: 6 and 7 at precision 1, 9 as fourth at 3/4: (1 + 1 + 3/4) / 3 = 11/12.
-    # Finding the anomaly flags one of three normals: 1/3.
+    # Finding the anomaly flags one of three normals: 1/3. A single anomaly says nothing about others.
     found = evaluation.compute_metrics([0, 0, 1, 0], np.array([7, 9, 8, 6], np.float32))
-    assert found == pytest.approx(
-        {"auroc": 2 / 3, "aupr_anomaly": 1 / 2, "aupr_normal": 11 / 12, "fpr_at_95_tpr": 1 / 3}
-    )
+    areas = {"auroc": 2 / 3, "auroc_low": 0.0, "auroc_high": 1.0, "aupr_anomaly": 1 / 2, "aupr_normal": 11 / 12}
+    assert found == pytest.approx({**areas, "fpr_at_95_tpr": 1 / 3})
+
+
+def test_the_metrics_of_every_class_begin_with_the_worst():
+    # From high to low: cut 9 and 8, normal 7, hole 6, normal 5. A normal image has the label of an anomalous class.
+    labels, is_anomaly = ["cut", "cut", "good", "hole", "cut"], [1, 1, 0, 1, 0]
+    found = evaluation.class_metrics(is_anomaly, labels, np.float32([9, 8, 7, 6, 5]))
+    # Two pairs in order: the lower end is the probability at which both are in order in 2.5 % of cases.
+    assert found == [
+        {"class": "hole", "images": 1, "auroc": 0.5, "auroc_low": 0.0, "auroc_high": 1.0},
+        {"class": "cut", "images": 2, "auroc": 1.0, "auroc_low": pytest.approx(0.025**0.5), "auroc_high": 1.0},
+    ]
 
 
 @pytest.mark.parametrize(("sign", "auroc", "false_positives"), [(1.0, 1.0, 0.0), (-1.0, 0.0, 1.0)])
@@ -43,7 +60,8 @@ def test_metrics_of_perfect_and_reversed_scores(sign, auroc, false_positives):
 def test_metrics_of_equal_scores():
     # With ties only, every pair counts half, the precision is the share of the positives, and a threshold flags all.
     found = evaluation.compute_metrics([True, False, False, False], [0.5] * 4)
-    assert found == pytest.approx({"auroc": 0.5, "aupr_anomaly": 0.25, "aupr_normal": 0.75, "fpr_at_95_tpr": 1.0})
+    areas = {"auroc": 0.5, "auroc_low": 0.0, "auroc_high": 1.0, "aupr_anomaly": 0.25, "aupr_normal": 0.75}
+    assert found == pytest.approx({**areas, "fpr_at_95_tpr": 1.0})
 
 
 @pytest.mark.parametrize(("below", "expected"), [(1, 0.0), (2, 1.0)])
@@ -72,9 +90,11 @@ def test_write_scores_writes_csv(tmp_path):
         rows = list(csv.reader(file))
     assert rows == [
         ["id", "label", "is_anomaly", "score"],
-        ["digits/test/0", "0", "0", "0.333333"],
-        ['a "quoted", name', "7", "1", "1.23457e+06"],
+        ["digits/test/0", "0", "0", "0.333333343"],
+        ['a "quoted", name', "7", "1", "1234567"],
     ]
+    # So that metrics of the table are those of the scores: no two become one, and none moves.
+    np.testing.assert_array_equal(np.float32([row[3] for row in rows[1:]]), np.float32([1 / 3, 1234567]))
 
 
 def test_write_scores_refuses_columns_of_unequal_length(tmp_path):

@@ -15,10 +15,14 @@ from mcl_tf.config import Config
 from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector, make_scorer
 from mcl_tf.errors import UsageError
+from mcl_tf.report import drawing
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.trainer import build_model
 
 CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8, epochs=0, batch_size=8)
+
+
+METRICS = {"auroc", "auroc_low", "auroc_high", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
 
 
 def draw_images(count, seed=0):
@@ -110,7 +114,7 @@ def test_metrics_are_those_of_one_view_and_of_all_views(scored):
     metrics = scored.metrics()
     for part, scores in (("one_view", scored.one_view), ("self_ensemble", scored.scores)):
         assert metrics[part]["auroc"] == pytest.approx(roc_auc_score(scored.is_anomaly, scores))
-        assert set(metrics[part]) == {"auroc", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
+        assert set(metrics[part]) == METRICS
 
 
 def test_names_beyond_ascii_are_decoded(detector):
@@ -164,7 +168,7 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
 # Results.
 
 
-EVERYTHING = ["detector", "metrics.json", "report.png", "saved_model", "scores.csv"]
+EVERYTHING = ["detector", "metrics.json", "report.html", "report.png", "saved_model", "scores.csv"]
 
 
 @pytest.fixture
@@ -183,9 +187,10 @@ def exports(detector, monkeypatch):
 
 @pytest.fixture
 def quick(scored, monkeypatch):
-    """The test split is scored already, and the picture is empty."""
+    """The test split is scored already, and picture and page are empty."""
     monkeypatch.setattr(experiment, "score_test", lambda scorer, test: scored)
     monkeypatch.setattr(experiment.evaluation, "plot_report", lambda path, *rest: path.touch())
+    monkeypatch.setattr(drawing, "write_page", lambda path, *rest: path.touch())
 
 
 def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
@@ -203,6 +208,10 @@ def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
         "normals_flagged": np.mean(flagged[::2]),
     }
     assert report["images"] == {"train": 10, "calibration": 10, "test_normal": 6, "test_anomalous": 6}
+    (dark,) = report["anomalous_classes"]  # all anomalies are of one class
+    areas = {name: value for name, value in report["self_ensemble"].items() if "auroc" in name}
+    assert dark == {"class": "dark", "images": 6, **{name: pytest.approx(value) for name, value in areas.items()}}
+    assert "of the normal images of the test" in (tmp_path / "report.html").read_text(encoding="utf-8")
     with open(tmp_path / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"test/{index}.png" for index in range(12)]
@@ -215,6 +224,7 @@ def test_without_test_images_the_held_out_ones_are_scored(names, detector, task,
     alone = dataclasses.replace(task, test=None, has_anomalies=False, train_names=names)
     report = experiment.finish(detector, alone, tmp_path)
     assert not {"one_view", "self_ensemble"} & set(report)
+    assert report["anomalous_classes"] == []
     # The threshold is their highest score, so that none is above it.
     assert report["at_threshold"] == {"normals_flagged": 0.0}
     assert report["images"] == {"train": 10, "calibration": 10, "test_normal": 0, "test_anomalous": 0}
@@ -227,6 +237,7 @@ def test_without_test_images_the_held_out_ones_are_scored(names, detector, task,
     assert {(row["label"], row["is_anomaly"]) for row in rows} == {("bright", "0")}
     assert "no AUROC, because there are no anomalies for the test. 10 normal images" in library_log.messages[-1]
     assert "0 of them are above the threshold" in library_log.messages[-1]
+    assert "held out from training" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
     kinds = [type(c) for c in experiment.training_callbacks(CONFIG.replace(evaluate_every=3), alone, tmp_path)]
     assert kinds == [TensorBoardScalars]
@@ -249,16 +260,18 @@ def test_a_result_that_cannot_be_written_does_not_keep_the_others_from_it(
         assert f"{other}: " not in str(error.value)
 
 
+@pytest.mark.parametrize(("place", "name"), [("evaluation.plot_report", "report.png"), ("write_page", "report.html")])
 def test_a_picture_that_cannot_be_drawn_is_a_warning(
-    quick, detector, task, exports, tmp_path, monkeypatch, library_log
+    place, name, quick, detector, task, exports, tmp_path, monkeypatch, library_log
 ):
     def fail(*args):
         raise ValueError("a font\nis missing")
 
-    monkeypatch.setattr(experiment.evaluation, "plot_report", fail)
+    monkeypatch.setattr(f"mcl_tf.report.drawing.{place}", fail)
     report = experiment.finish(detector, task, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
-    assert f"{tmp_path / 'report.png'} could not be drawn: a font is missing" in library_log.messages
+    assert f"{tmp_path / name} could not be drawn: a font is missing" in library_log.messages
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({*EVERYTHING} - {name})
 
 
 def test_the_detector_is_there_if_the_test_images_are_gone(detector, task, exports, tmp_path):
@@ -287,15 +300,3 @@ def test_a_directory_with_files_of_the_same_names_is_not_claimed(tmp_path):
     with pytest.raises(UsageError, match="holds no run, .* Received: scores.csv$"):
         experiment.claim_directory(CONFIG.replace(run_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
-
-
-def test_examples_have_their_images_and_labels(scored, task):
-    images = [image for image, *_ in task.test.as_numpy_iterator()]
-    found = experiment.examples(task.test, scored)
-    lowest = np.argsort(scored.scores, kind="stable")[:10]
-    assert len(found["lowest scores"]) == 10
-    for index, (image, label) in zip(lowest, found["lowest scores"], strict=True):
-        np.testing.assert_array_equal(image, images[index])
-        assert label == ("dark" if index % 2 else "bright")
-    assert {label for _, label in found["normal, scored highest"]} == {"bright"}
-    assert {label for _, label in found["anomalous, scored lowest"]} == {"dark"}

@@ -63,14 +63,12 @@ def test_says_how_large_a_place_is():
     assert heat_maps.place_of(np.ones((8, 9))) == "the whole image"
 
 
-def test_colours_only_what_is_unusual():
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    heat = np.full((20, 30), 3.0)
-    heat[:5, :5] = 50.0
-    found = heat_maps.overlay(image, heat)
-    changed = (found != image).any(-1)
-    assert changed[:5, :5].all()
-    assert changed.sum() == 25
+def test_the_colours_of_heat_by_hand():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = heat_maps.overlay(image, np.array([[-5.0, 2.0, 9.0]]), (2.0, 4.0))
+    # The last colour of "inferno" is (252, 255, 164), and three quarters of the way from grey 100 lead there.
+    np.testing.assert_array_equal(found[0, :2], np.full((2, 3), 100))
+    np.testing.assert_allclose(found[0, 2], 100 + 0.75 * (np.array([252, 255, 164]) - 100), atol=1)
 
 
 def test_a_gradient_shows_where_a_score_comes_from():

@@ -11,6 +11,7 @@ import sys
 import types
 from importlib import metadata
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 from config_fields import FIELDS
@@ -203,13 +204,18 @@ def test_the_main_job_writes_all_results(finished):
     last = result.stdout.strip().splitlines()[-1]
     for part in ("one_view", "self_ensemble"):
         assert f"{metrics[part]['auroc']:.4f}" in last
-        assert set(metrics[part]) == {"auroc", "aupr_anomaly", "aupr_normal", "fpr_at_95_tpr"}
+        assert 0.0 <= metrics[part]["auroc_low"] <= metrics[part]["auroc"] <= metrics[part]["auroc_high"] <= 1.0
+    ensemble = metrics["self_ensemble"]
+    interval = f"{ensemble['auroc']:.4f} (95 % interval {ensemble['auroc_low']:.4f} to {ensemble['auroc_high']:.4f})"
+    assert f"{interval} with SEI (8 views)" in last
+    assert {row["class"] for row in metrics["anomalous_classes"]} == set("123456789")
     assert str(directory / "saved_model" / "1") in last
     assert "digits, normal class 0" in last
     assert metrics["images"] == {"train": 100, "calibration": 19, "test_normal": 59, "test_anomalous": 540}
     for name in (
         "config.json",
         "report.png",
+        "report.html",
         "checkpoints/step-000000006/variables.index",
         "saved_model/1/saved_model.pb",
     ):
@@ -219,17 +225,29 @@ def test_the_main_job_writes_all_results(finished):
 
 
 @pytest.mark.slow
-def test_the_written_scores_have_the_written_auroc(finished):
-    from sklearn.metrics import roc_auc_score
+def test_the_written_scores_have_the_written_metrics(finished):
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     _, directory, _ = finished
     with open(directory / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == len(rows) == 599
     assert all((row["is_anomaly"] == "1") == (row["label"] != "0") for row in rows)
-    area = roc_auc_score([int(row["is_anomaly"]) for row in rows], [float(row["score"]) for row in rows])
+    is_anomaly = np.array([row["is_anomaly"] == "1" for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
     metrics = json.loads((directory / "metrics.json").read_text())
-    assert area == pytest.approx(metrics["self_ensemble"]["auroc"], abs=1e-4)  # six digits in the file
+    false_rate, true_rate, _ = roc_curve(is_anomaly, scores, drop_intermediate=False)
+    expected = {
+        "auroc": roc_auc_score(is_anomaly, scores),
+        "aupr_anomaly": average_precision_score(is_anomaly, scores),
+        "aupr_normal": average_precision_score(~is_anomaly, -scores),
+        "fpr_at_95_tpr": false_rate[true_rate >= 0.95].min(),
+    }
+    found = metrics["self_ensemble"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    for row in metrics["anomalous_classes"]:
+        chosen = ~is_anomaly | np.array([other["label"] == row["class"] for other in rows])
+        assert row["auroc"] == pytest.approx(roc_auc_score(is_anomaly[chosen], scores[chosen]), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -410,6 +428,10 @@ def test_the_main_job_on_a_folder(image_folder, call_main, tmp_path):
         "test/cut/ü, 1.jpg": ("cut", "1"),
         **{f"test/good/{index}.png": ("good", "0") for index in range(3)},
     }
+    # Every test image is shown, and the two of the only other class are told apart.
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(f'alt="{name}, class {label}, ' in page for name, (label, _) in rows.items())
+    assert '<th scope="row"><bdi>cut</bdi></th>' in page
     # The options and the image size are recorded.
     assert json.loads((tmp_path / "config.json").read_text())["data"]["dataset"] == str(image_folder)
     assert json.loads((tmp_path / "detector" / "config.json").read_text())["image_size"] == 16

@@ -5,7 +5,7 @@ import pytest
 from mcl_tf import run_directory
 from mcl_tf.errors import UsageError
 
-FILES = ["metrics.json", "scores.csv", "report.png"]
+FILES = ["metrics.json", "scores.csv", "report.png", "report.html"]
 FOLDERS = ["detector", "saved_model", "checkpoints", "checkpoints-restart", "train", "evaluation"]
 
 
