@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from mcl_tf import heat_maps
-from mcl_tf.data import decoding, jpeg_warnings, rare_formats
+from mcl_tf.data import decoding, jpeg_warnings
 from mcl_tf.errors import UsageError, printable
 from mcl_tf.utils.atomic import try_folder
 
@@ -52,14 +52,13 @@ class FileExplainer:
         row["place"] = ""
         if not (row["is_anomaly"] or self._folder) or "heat_map" not in self._explain.structured_outputs:
             return
-        contents, _ = rare_formats.for_graph(contents)
-        with jpeg_warnings.heard([contents]):
-            image = decoding.decode_at_own_size(tf.constant(contents))
-        heat = self._explain(images=image[None])["heat_map"][0].numpy()
+        with jpeg_warnings.heard([contents], quiet=True):  # a damaged image is reported elsewhere
+            image = decoding.decode_in_python(contents)
+        heat = self._explain(images=tf.constant(image[None]))["heat_map"][0].numpy()
         if row["is_anomaly"]:
             row["place"] = heat_maps.place_of(heat)
         if self._folder:
-            self._draw(row["file"], heat_maps.overlay(image.numpy(), heat))
+            self._draw(row["file"], heat_maps.overlay(image, heat))
 
     def _draw(self, name: str, pixels) -> None:
         assert self._folder is not None

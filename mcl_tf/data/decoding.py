@@ -171,11 +171,28 @@ def decode_at_own_size(contents):
 def _try_to_decode(contents):
     """Decode any image to an array uint8 [h, w, 3]; return an empty one if that is not possible."""
     try:
-        if rare_formats.name_of(contents):
-            return rare_formats.decode(contents)
-        return _decode_any(tf.constant(contents)).numpy()
+        return decode_in_python(contents)
     except (tf.errors.OpError, ValueError):
         return np.zeros([0, 0, 3], np.uint8)
+
+
+def decode_in_python(contents: bytes) -> np.ndarray:
+    """Decode an image of any format outside of a graph, also in several threads at once.
+
+    `decode_at_own_size` may wait for ever there: its call of Python takes a thread of TensorFlow and needs another one.
+
+    Args:
+      contents: its bytes.
+
+    Returns:
+      uint8 [h, w, 3].
+
+    Raises:
+      ValueError or an error of TensorFlow: it cannot be decoded.
+    """
+    if rare_formats.name_of(contents):
+        return rare_formats.decode(contents)
+    return _decode_any(tf.constant(contents)).numpy()
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)

@@ -62,8 +62,9 @@ def read_mask(path: str, size: int, resize: str) -> np.ndarray:
       UsageError: it cannot be read.
     """
     try:
-        image = decoding.decode_at_own_size(tf.io.read_file(path))
-    except tf.errors.OpError:
+        with open(path, "rb") as file:
+            image = decoding.decode_in_python(file.read())
+    except (OSError, ValueError, tf.errors.OpError):
         raise UsageError(f"The mask {printable(path)} cannot be read as an image") from None
     bright = views.prepare(image[None], size, resize)[0].numpy().max(axis=-1)
     return bright > bright.max() / 2.0

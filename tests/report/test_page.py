@@ -11,6 +11,7 @@ import pytest
 
 from mcl_tf import calibration, experiment
 from mcl_tf.detector import AnomalyDetector
+from mcl_tf.explanation import heat_map
 from mcl_tf.report import page, sheets
 from tests.browser import MISSING, browser
 from tests.helpers import tinted_images
@@ -127,7 +128,7 @@ def test_every_image_has_its_text_heat_map_and_p_value(written, detector):
     assert [attributes["alt"] for attributes in pictures[1::2]] == [f"Heat map of {scored.names[i]}" for i in shown]
     images = {index: image for index, image in enumerate(tinted_images(COUNT)[0]) if index in shown}
     heat = sheets.heat_maps(detector.scorer_, images)
-    np.testing.assert_allclose(heat[shown[3]], detector.scorer_.heat_map(images[shown[3]][None])[0], atol=1e-4)
+    np.testing.assert_allclose(heat[shown[3]], heat_map(detector.scorer_, images[shown[3]][None])[0], atol=1e-4)
     p_values = calibration.p_values(detector.calibration_scores_, scored.scores)
     text = " ".join(reader.text.split())
     for index in shown:
