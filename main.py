@@ -22,7 +22,14 @@ except ImportError as error:
 
 from absl import flags as absl_flags
 
-from flags import MODULES, config_from_flags, refuse_other_modes, score_files_arguments, threshold_arguments
+from flags import (
+    MODULES,
+    config_from_flags,
+    drift_arguments,
+    refuse_other_modes,
+    score_files_arguments,
+    threshold_arguments,
+)
 from mcl_tf.run_record import holds_run, with_run_directory
 from mcl_tf.utils.console import ConsoleHandler, captured_messages, open_standard_streams
 
@@ -71,6 +78,12 @@ def run(arguments: list[str]) -> int:
         from mcl_tf.file_scoring import choose_threshold
 
         choose_threshold(**examples)
+    elif absl_flags.FLAGS.mode == "drift":
+        scores = drift_arguments()
+        prepare_process(tensorflow=scores["saved_model"] is not None)
+        from mcl_tf.drift_report import report_drift
+
+        report_drift(**scores)
     else:
         config = config_from_flags()
         holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
@@ -88,13 +101,16 @@ def _how_to_resume() -> str:
     return "the same command resumes from the newest checkpoint, if there is one"
 
 
-def prepare_process() -> None:
-    """Set up the log and import TensorFlow, which --help does without."""
+def prepare_process(tensorflow: bool = True) -> None:
+    """Set up the log and import TensorFlow, which --help and, with a file of scores alone, --mode=drift do without."""
     logger = logging.getLogger("mcl_tf")
     logger.handlers[:] = [ConsoleHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    import_tensorflow_quietly()
+    if tensorflow:
+        import_tensorflow_quietly()
+    else:
+        find_temporary_folder()
 
 
 def find_temporary_folder() -> None:

@@ -3,9 +3,17 @@
 from flags.build import (
     MODULES,
     config_from_flags,
+    drift_arguments,
     refuse_other_modes,
     score_files_arguments,
     threshold_arguments,
 )
 
-__all__ = ["MODULES", "config_from_flags", "refuse_other_modes", "score_files_arguments", "threshold_arguments"]
+__all__ = [
+    "MODULES",
+    "config_from_flags",
+    "drift_arguments",
+    "refuse_other_modes",
+    "score_files_arguments",
+    "threshold_arguments",
+]

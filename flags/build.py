@@ -58,6 +58,16 @@ def threshold_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any
     return {**arguments, "normal": values["normal"].value, "target": values["target"].value}
 
 
+def drift_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """Return the arguments of `drift_report.report_drift` for a parsed command line.
+
+    Raises:
+      UsageError: the flag that it needs is missing.
+    """
+    optional = {name: os.path.expanduser(str(values[name].value)) or None for name in ("saved_model", "output")}
+    return {**_needed(values, "scores"), **optional, "by": values["by"].value}
+
+
 def refuse_other_modes(values: flags.FlagValues = flags.FLAGS) -> None:
     """Refuse flags that have no effect in the chosen mode.
 
@@ -77,6 +87,7 @@ def _flags_by_mode() -> dict[str, set[str]]:
         "train": {*Config().flat(), "manifest"},
         "score": {"saved_model", "images", "output", "heatmaps", "resume", "scoring_batch_size"},
         "threshold": {"saved_model", "images", "normal", "target"},
+        "drift": {"scores", "saved_model", "by", "output"},
     }
 
 

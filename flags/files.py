@@ -1,19 +1,21 @@
-"""Work with an exported model: scoring of image files, and another threshold."""
+"""Work with an exported model: scoring of image files, another threshold, drift of the scores."""
 
 from absl import flags
 
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "score", "threshold"],
+    ["train", "score", "threshold", "drift"],
     "`train` trains, scores the test split and exports. `score` scores image files with a SavedModel and needs "
     "--saved_model, --images and --output. `threshold` writes a version of a SavedModel with another threshold, "
-    "chosen from labelled examples, and needs --saved_model, --images and --normal.",
+    "chosen from labelled examples, and needs --saved_model, --images and --normal. `drift` tests whether scores are "
+    "still those of normal images, and needs --scores.",
 )
 flags.DEFINE_string(
     "saved_model",
     "",
-    "With --mode=score or threshold: a SavedModel, or the folder of its versions, whose newest one is used.",
+    "With --mode=score, threshold or drift: a SavedModel, or the folder of its versions, whose newest one is used. "
+    "Without one, drift knows no rate that the threshold promises.",
 )
 flags.DEFINE_string(
     "images",
@@ -22,7 +24,10 @@ flags.DEFINE_string(
     "folder with one sub-folder per class.",
 )
 flags.DEFINE_string(
-    "output", "", "With --mode=score: the file for the scores; CSV, or JSON lines if its name ends in .jsonl."
+    "output",
+    "",
+    "With --mode=score: the file for the scores; CSV, or JSON lines if its name ends in .jsonl. With --mode=drift: a "
+    "file for a picture, FILE.png, or for the result, FILE.json; none if empty.",
 )
 flags.DEFINE_string(
     "heatmaps",
@@ -35,4 +40,12 @@ flags.DEFINE_string(
     "f1",
     "With --mode=threshold: what the threshold maximizes: `f1`, `youden`, or `fpr=RATE` for the most anomalies at a "
     "share of flagged normal images of at most RATE.",
+)
+flags.DEFINE_string("scores", "", "With --mode=drift: the --output of --mode=score.")
+flags.DEFINE_enum(
+    "by",
+    "day",
+    ["day", "hour", "none"],
+    "With --mode=drift: which images are tested together: those of a day or an hour, by the time of their "
+    "modification, or all of them.",
 )

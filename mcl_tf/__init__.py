@@ -19,13 +19,18 @@ from mcl_tf.errors import UsageError  # noqa: E402
 
 if TYPE_CHECKING:
     from mcl_tf.detector import AnomalyDetector
+    from mcl_tf.drift_check import drift
     from mcl_tf.file_scoring import score_files
 
 
-__all__ = ["AnomalyDetector", "Config", "UsageError", "__version__", "score_files"]
+__all__ = ["AnomalyDetector", "Config", "UsageError", "__version__", "drift", "score_files"]
 
 # Imported on first use, because TensorFlow takes seconds to import and `main.py --help` needs none of it.
-_LAZY = {"AnomalyDetector": "mcl_tf.detector", "score_files": "mcl_tf.file_scoring"}
+_LAZY = {
+    "AnomalyDetector": "mcl_tf.detector",
+    "drift": "mcl_tf.drift_check",
+    "score_files": "mcl_tf.file_scoring",
+}
 
 
 def __getattr__(name: str):

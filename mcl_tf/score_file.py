@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,12 @@ def model_of(saved_model) -> str:
         return "m" + file_hash(path / "saved_model.pb", *sorted((path / "variables").glob("variables.*")))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def time_of(state: str) -> float | None:
+    """Return the time of the modification that `image_state` holds, in seconds since 1970; None if it holds none."""
+    found = re.fullmatch(r"\d+ bytes of (-?\d+)", state)
+    return int(found[1]) / 1e9 if found else None
 
 
 def image_state(name) -> str:
@@ -65,12 +72,12 @@ class ScoreFile:
 
     def __init__(self, path, model: str, resume: bool):
         self.path, self.model = pathlib.Path(path), model
-        self.json = self.path.suffix.lower() == ".jsonl"
+        self.json = _is_json(self.path)
         self._exists = self.path.exists()
         if self._exists and not resume:
             raise _exists_already(path)
         with _one_line_errors(path, "read"):
-            rows = list(self._read()) if self._exists else []
+            rows = list(read_rows(self.path)) if self._exists else []
         others = [row for row in rows if row["model"] != model]
         if others:
             raise UsageError(
@@ -106,15 +113,11 @@ class ScoreFile:
         The file is written again only if it has another order. A row that is there twice is kept once, the last one.
         """
         position = {name: index for index, name in enumerate(names)}
-        rows = list(self._read())
+        rows = list(read_rows(self.path))
         ordered = sorted({row["file"]: row for row in rows}.values(), key=lambda row: position.get(row["file"], -1))
         if ordered != rows:
             with _one_line_errors(self.path, "written"):
                 self._replace(ordered)
-
-    def _begin(self) -> str:
-        """Return how the first line begins, of which half may be there after an interruption."""
-        return json.dumps({SCORES[0]: ""})[:-2] if self.json else _csv_line(COLUMNS)
 
     def _replace(self, rows) -> None:
         with atomic_file(self.path, **_TEXT) as file:
@@ -132,21 +135,33 @@ class ScoreFile:
             values = {**row, **numbers, "is_anomaly": int(row["is_anomaly"])}
             yield _csv_line(values[name] for name in COLUMNS)
 
-    def _read(self) -> Iterator[dict]:
-        """Yield the complete rows of an earlier start."""
-        with open(self.path, **_TEXT) as file:
-            text = file.read()
-        records = list(_records(text, quoted=not self.json))
-        begin = self._begin()
-        if not records and not begin.startswith(text[: len(begin)]):
-            raise UsageError(f"{self.path} is not a file of scores. Received: {text[:100].strip()}")
-        rows = map(_parse_json, records) if self.json else csv.DictReader(records)
-        if isinstance(rows, csv.DictReader) and records and tuple(rows.fieldnames or ()) != COLUMNS:
-            raise UsageError(f"{self.path} is not a file of scores, whose first line is {','.join(COLUMNS)}")
-        for row in rows:
-            if not (isinstance(row, dict) and set(row) == set(COLUMNS) and None not in row.values()):
-                raise UsageError(f"{self.path} has a row that is not a score. Received: {str(row)[:100]}")
-            yield row
+
+def read_rows(path: pathlib.Path) -> Iterator[dict]:
+    """Yield the complete rows of a file of scores: all values are strings in CSV, and keep their types in JSON lines.
+
+    Raises:
+      OSError: the file cannot be read.
+      UsageError: it is not a file of scores.
+    """
+    is_json = _is_json(path)
+    with open(path, **_TEXT) as file:
+        text = file.read()
+    records = list(_records(text, quoted=not is_json))
+    # Of the first line, half may be there after an interruption.
+    begin = json.dumps({SCORES[0]: ""})[:-2] if is_json else _csv_line(COLUMNS)
+    if not records and not begin.startswith(text[: len(begin)]):
+        raise UsageError(f"{path} is not a file of scores. Received: {text[:100].strip()}")
+    rows = map(_parse_json, records) if is_json else csv.DictReader(records)
+    if isinstance(rows, csv.DictReader) and records and tuple(rows.fieldnames or ()) != COLUMNS:
+        raise UsageError(f"{path} is not a file of scores, whose first line is {','.join(COLUMNS)}")
+    for row in rows:
+        if not (isinstance(row, dict) and set(row) == set(COLUMNS) and None not in row.values()):
+            raise UsageError(f"{path} has a row that is not a score. Received: {str(row)[:100]}")
+        yield row
+
+
+def _is_json(path: pathlib.Path) -> bool:
+    return path.suffix.lower() == ".jsonl"
 
 
 def _csv_line(values) -> str:

@@ -9,6 +9,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import types
@@ -44,6 +45,13 @@ def run_python(code, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
+
+
+def find_free_port():
+    """Return a port on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 # Images and files

@@ -12,7 +12,7 @@ from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, check
 from mcl_tf.errors import UsageError
 
-OTHERS = ("mode", "saved_model", "images", "output", "target", "manifest")
+OTHERS = ("mode", "saved_model", "images", "output", "target", "manifest", "scores", "by")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -101,7 +101,7 @@ def test_command_lines(arguments, expected):
         ("--normal=", ["normal"]),
         ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "an integer from 1 to 4096", "many"]),
         ("--normal=1,,2", ["normal"]),
-        ("--mode=serve", ["mode", "train|score|threshold", "serve"]),
+        ("--mode=serve", ["mode", "train|score|threshold|drift", "serve"]),
         ("--nonsense=1", ["nonsense"]),
     ],
 )
@@ -178,6 +178,14 @@ def test_score_files_needs_all_files(missing):
         flags.score_files_arguments(values)
 
 
+def test_drift_arguments():
+    values = parse_flags("--mode=drift", "--scores=scores.csv")
+    expected = {"scores": "scores.csv", "saved_model": None, "output": None, "by": "day"}
+    assert flags.drift_arguments(values) == expected
+    with pytest.raises(UsageError, match="--mode=drift needs --scores. Received: no --scores"):
+        flags.drift_arguments(parse_flags("--mode=drift", "--saved_model=m"))
+
+
 def test_the_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert parse("--run_dir=~/r", "--dataset=~/d").flat()["run_dir"] == "/home/me/r"
@@ -194,13 +202,21 @@ def test_the_home_folder_is_expanded(monkeypatch):
     ("arguments", "message"),
     [
         (("--saved_model=m", "--images=i"), "--images needs --mode=score or --mode=threshold. Received: --mode=train"),
-        (("--saved_model=m",), "--saved_model needs --mode=score or --mode=threshold. Received: --mode=train"),
-        (("--output=o",), "--output needs --mode=score. Received: --mode=train"),
+        (
+            ("--saved_model=m",),
+            "--saved_model needs --mode=score or --mode=threshold or --mode=drift. Received: --mode=train",
+        ),
+        (("--output=o",), "--output needs --mode=score or --mode=drift. Received: --mode=train"),
+        (("--mode=drift", "--images=i"), "--images needs --mode=score or --mode=threshold. Received: --mode=drift"),
+        (("--mode=score", "--by=hour"), "--by needs --mode=drift. Received: --mode=score"),
         (("--target=youden",), "--target needs --mode=threshold. Received: --mode=train"),
         (("--mode=score", "--epochs=3"), "--epochs needs --mode=train. Received: --mode=score"),
         (("--mode=score", "--normal=0"), "--normal needs --mode=train or --mode=threshold. Received: --mode=score"),
         (("--mode=score", "--target=f1"), "--target needs --mode=threshold. Received: --mode=score"),
-        (("--mode=threshold", "--output=o"), "--output needs --mode=score. Received: --mode=threshold"),
+        (
+            ("--mode=threshold", "--output=o"),
+            "--output needs --mode=score or --mode=drift. Received: --mode=threshold",
+        ),
         (("--mode=threshold", "--noresume"), "--resume needs --mode=train or --mode=score. Received: --mode=threshold"),
         (("--mode=score", f"--flagfile={PRESETS[0]}"), "needs --mode=train. Received: --mode=score"),
     ],
@@ -211,9 +227,11 @@ def test_flags_of_another_mode_are_refused(arguments, message):
     assert str(error.value).endswith(message)
 
 
-@pytest.mark.parametrize("mode", ["train", "score", "threshold"])
-def test_flags_of_the_mode_are_accepted(mode):
-    flags.refuse_other_modes(parse_flags(f"--mode={mode}", f"--{'normal=0' if mode != 'score' else 'resume'}"))
+@pytest.mark.parametrize(
+    ("mode", "flag"), [("train", "normal=0"), ("score", "resume"), ("threshold", "normal=0"), ("drift", "by=hour")]
+)
+def test_flags_of_the_mode_are_accepted(mode, flag):
+    flags.refuse_other_modes(parse_flags(f"--mode={mode}", f"--{flag}"))
 
 
 def test_every_flag_belongs_to_a_mode():

@@ -59,6 +59,7 @@ assert not is_imported("export")
 assert mcl_tf.export.set_threshold.__module__ == "mcl_tf.export.saved_model"
 assert not is_imported("file_scoring")
 assert mcl_tf.score_files.__module__ == "mcl_tf.file_scoring"
+assert mcl_tf.drift.__module__ == "mcl_tf.drift_check"
 assert mcl_tf.model.MaskedContrastiveModel.__module__ == "mcl_tf.model"
 assert not is_imported("detector")
 assert mcl_tf.AnomalyDetector.__module__ == "mcl_tf.detector"

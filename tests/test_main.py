@@ -18,6 +18,7 @@ from config_fields import FIELDS
 
 from mcl_tf.config import Config
 from mcl_tf.errors import TrainingInterrupted
+from mcl_tf.score_file import COLUMNS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = ("--encoder=small", "--width=0.25", "--projection_hidden=16", "--epochs=2", "--batch_size=32")
@@ -69,7 +70,7 @@ def call_main(monkeypatch):
 def test_help_lists_every_option(call_main, capsys):
     assert call_main("--help") == 0
     text = capsys.readouterr().out
-    for name in (*FIELDS, "mode", "saved_model", "images", "output"):
+    for name in (*FIELDS, "mode", "saved_model", "images", "output", "scores", "by"):
         assert f"--{name}" in text or f"--[no]{name}" in text
 
 
@@ -118,8 +119,11 @@ def test_a_training_piped_into_head_ends_without_error(tmp_path):
         ("stray", "stray"),
         ("--flagfile=nowhere.flags", "nowhere.flags"),
         ("--images=shots", "--images needs --mode=score or --mode=threshold. Received: --mode=train"),
-        ("--saved_model=model", "--saved_model needs --mode=score or --mode=threshold. Received: --mode=train"),
-        ("--output=scores.csv", "--output needs --mode=score. Received: --mode=train"),
+        (
+            "--saved_model=model",
+            "--saved_model needs --mode=score or --mode=threshold or --mode=drift. Received: --mode=train",
+        ),
+        ("--output=scores.csv", "--output needs --mode=score or --mode=drift. Received: --mode=train"),
         ("--mode=score", "--mode=score needs --saved_model, --images, --output. Received: no --saved_model"),
     ],
 )
@@ -401,6 +405,25 @@ def test_threshold_mode_needs_its_flags(arguments, received, call_main, capsys):
 
 
 @pytest.mark.slow
+def test_drift_mode_reports_without_tensorflow(tmp_path):
+    """A file of scores alone is enough: every held-out image is as likely as the others to be the next higher one."""
+    rows = [f"{index}.png,{index},0,{(index % 20 + 1) / 20:.9g},0,a,9 bytes of 5,m1" for index in range(40)]
+    (tmp_path / "scores.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    code = (
+        "import sys, main; code = main.main(['main.py', '--mode=drift', '--by=none', *sys.argv[1:]]); "
+        "assert 'tensorflow' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, f"--scores={tmp_path / 'scores.csv'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    heading, row, conclusion = result.stdout.splitlines()
+    assert heading.split()[:3] == ["group", "images", "distance"]
+    assert row.split()[:3] == ["all", "40", "0.050"]  # 2 of 40 scores are above all of 19
+    assert conclusion.startswith("No drift is seen in these images")
+    message = refused(run("--mode=drift", "--scores=missing.csv"))
+    assert message == "The scores missing.csv cannot be read: No such file or directory"
+
+
 def test_a_wrong_folder_is_refused_in_one_line(image_folder, call_main, tmp_path, capfd):
     folder = shutil.copytree(image_folder, tmp_path / "set")
     command = (f"--dataset={folder}", "--normal=good", f"--run_dir={tmp_path / 'run'}")

@@ -54,6 +54,7 @@ def test_commands_have_known_flags(arguments, monkeypatch):
         "train": flags.config_from_flags,
         "score": flags.score_files_arguments,
         "threshold": flags.threshold_arguments,
+        "drift": flags.drift_arguments,
     }
     by_mode[values["mode"].value](values)
 

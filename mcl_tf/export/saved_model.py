@@ -153,6 +153,16 @@ def check_version(saved_model: pathlib.Path) -> None:
     version_folders.check_target(saved_model.parent)
 
 
+def read_calibration_scores(saved_model: pathlib.Path) -> np.ndarray:
+    """Return the scores of the held-out normal images, float32 [m], in ascending order.
+
+    Raises:
+      UsageError: the folder is not a SavedModel of this library.
+    """
+    tensors, keys = _read_variables(saved_model)
+    return tensors[keys[CALIBRATION]]
+
+
 def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:
     """Return all tensors of a SavedModel's checkpoint by key, and the keys of threshold and held-out scores."""
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
@@ -170,7 +180,7 @@ def _read_variables(saved_model) -> tuple[dict[str, Any], dict[str, str]]:
         if set(keys) != {THRESHOLD, CALIBRATION}:
             raise ValueError("it has no threshold and held-out scores")
     except (ValueError, KeyError, tf.errors.OpError) as error:
-        raise UsageError(f"The threshold of {saved_model} cannot be changed: {one_line(error)}") from None
+        raise UsageError(f"The threshold of {saved_model} cannot be read: {one_line(error)}") from None
     return tensors, keys
 
 

@@ -5,7 +5,6 @@ import concurrent.futures
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
 from mcl_tf.config import ServingConfig
-from tests.helpers import ROOT, SCORE_TOLERANCE, encode, mixed_images
+from tests.helpers import ROOT, SCORE_TOLERANCE, encode, find_free_port, mixed_images
 
 DEPLOY = ROOT / "deploy"
 BINARY = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
@@ -153,12 +152,6 @@ def test_client_works_with_a_stand_in_for_the_server(tiny_export, images, tmp_pa
         server.stop(0)
     assert len(remaining) == 2
     assert max(remaining) < 6  # seconds; the client sets a deadline
-
-
-def find_free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def predict_by_rest(port, body):
