@@ -36,7 +36,7 @@ def write_scores(path, parts, held_out=HELD_OUT, model=MODEL):
             for index, p_value in enumerate(calibration.p_values(held_out, scores)):
                 score = float(np.float32(scores[index]))
                 row = (f"{state} {index}.png", score, bool(score > threshold), float(p_value), 0, CLASS_NAMES[0])
-                file.write([{**dict(zip(SCORES, row, strict=True)), "image_state": state}])
+                file.write([{**dict(zip(SCORES, row, strict=True)), "place": "", "image_state": state}])
     return path
 
 

@@ -12,7 +12,7 @@ from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, check
 from mcl_tf.errors import UsageError
 
-OTHERS = ("mode", "saved_model", "images", "output", "target", "manifest", "scores", "by")
+OTHERS = ("mode", "saved_model", "heatmaps", "images", "output", "target", "manifest", "scores", "by")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -158,17 +158,18 @@ FILES = {"saved_model": "model", "images": "shots/*.png", "output": "scores.csv"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "resume", "batch_size"),
+    ("arguments", "expected"),
     [
-        ([], False, 128),  # training resumes by default, file scoring does not
-        (["--resume"], True, 128),
-        (["--resume=true", "--scoring_batch_size=16"], True, 16),
-        (["--noresume"], False, 128),
+        ([], {}),  # training resumes by default, file scoring does not
+        (["--resume"], {"resume": True}),
+        (["--resume=true", "--scoring_batch_size=16"], {"resume": True, "batch_size": 16}),
+        (["--noresume", "--heatmaps=maps"], {"heatmaps": "maps"}),
     ],
 )
-def test_score_files_arguments(arguments, resume, batch_size):
+def test_score_files_arguments(arguments, expected):
     values = parse_flags("--mode=score", *(f"--{name}={value}" for name, value in FILES.items()), *arguments)
-    assert flags.score_files_arguments(values) == {**FILES, "resume": resume, "batch_size": batch_size}
+    defaults = {"resume": False, "batch_size": 128, "heatmaps": ""}
+    assert flags.score_files_arguments(values) == {**FILES, **defaults, **expected}
 
 
 @pytest.mark.parametrize("missing", FILES)
