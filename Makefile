@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN_DIR ?= runs/demo
 PYTEST ?=
 
-.PHONY: demo test test-addons package lint format tensorboard clean
+.PHONY: demo test test-addons package docs lint format tensorboard clean
 
 demo: $(VENV)/installed
 	$(BIN)/python main.py --flagfile=flags/presets/demo.flags --run_dir=$(RUN_DIR)
@@ -18,6 +18,9 @@ test-addons: $(VENV)/installed $(VENV)/dev
 
 package: $(VENV)/installed $(VENV)/dev
 	$(BIN)/nox -s package
+
+docs: $(VENV)/installed $(VENV)/dev
+	$(BIN)/nox -s docs
 
 lint: $(VENV)/installed $(VENV)/dev
 	$(BIN)/ruff check .

@@ -37,6 +37,13 @@ def beam(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site of the documents in build/site; a link or a name that leads nowhere is an error."""
+    session.install("mkdocs-material>=9.5", "mkdocstrings[python]>=0.27")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Build wheel and sdist; install the wheel beside an existing TensorFlow and score an image."""
     session.install("build")

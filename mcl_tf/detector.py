@@ -34,9 +34,11 @@ class AnomalyDetector:
     Signs are PyOD's, not scikit-learn's: scores are higher for more anomalous images, and `predict` gives 1 for an
     anomaly.
 
-    >>> detector = AnomalyDetector(encoder="small", epochs=20).fit(normal_images)
-    >>> scores = detector.decision_function(images)
-    >>> detector.save("detector"); AnomalyDetector.load("detector").predict(images)
+    Example:
+      >>> detector = AnomalyDetector(encoder="small", epochs=20).fit(normal_images)
+      >>> scores = detector.decision_function(images)
+      >>> detector.save("detector")
+      >>> AnomalyDetector.load("detector").predict(images)
 
     TensorFlow does not survive a fork: a process that was forked from one that has used a detector hangs. Start such
     processes with `multiprocessing.get_context("spawn")` and load the detector in each.
@@ -49,18 +51,18 @@ class AnomalyDetector:
       **overrides: options by name, e.g. `encoder="small"`, `epochs=20`.
 
     Attributes:
-      config: the configuration; `fit` never changes it.
-      threshold_: float, the score above which an image counts as an anomaly. This and the following attributes exist
+      config (Config): the configuration; `fit` never changes it.
+      threshold_ (float): the score above which an image counts as an anomaly. This and the following attributes exist
         after `fit` or `load`.
-      promised_rate_: float, the largest probability that a new normal image counts as an anomaly, with the threshold
+      promised_rate_ (float): the largest probability that a new normal image counts as an anomaly, with the threshold
         that `fit` has set.
-      calibration_scores_: float32 [m], scores of the normal images held out from training.
-      class_names_: tuple of the names of the classes that the detector distinguishes.
-      labelled_: bool, whether it was trained with labels.
-      fitted_config_: the configuration in force: `labelled` follows from the labels, and `score` is "local" if the
-        network of `score="both"` could not be trained.
-      restarts_: int, the number of times that training started again because the embedding had collapsed.
-      scorer_: the `SelfEnsembleScorer` behind it.
+      calibration_scores_ (np.ndarray): float32 [m], scores of the normal images held out from training.
+      class_names_ (tuple): the names of the classes that the detector distinguishes.
+      labelled_ (bool): whether it was trained with labels.
+      fitted_config_ (Config): the configuration in force: `labelled` follows from the labels, and `score` is "local"
+        if the network of `score="both"` could not be trained.
+      restarts_ (int): the number of times that training started again because the embedding had collapsed.
+      scorer_ (SelfEnsembleScorer): the scorer behind it.
 
     Raises:
       UsageError: an option is unknown or out of its range.
