@@ -22,7 +22,14 @@ except ImportError as error:
 
 from absl import flags as absl_flags
 
-from flags import MODULES, config_from_flags, refuse_other_modes, score_files_arguments, threshold_arguments
+from flags import (
+    MODULES,
+    config_from_flags,
+    refuse_other_modes,
+    score_files_arguments,
+    table_options,
+    threshold_arguments,
+)
 from mcl_tf.run_record import holds_run, with_run_directory
 from mcl_tf.utils.console import ConsoleHandler, captured_messages, open_standard_streams
 
@@ -73,11 +80,14 @@ def run(arguments: list[str]) -> int:
         choose_threshold(**examples)
     else:
         config = config_from_flags()
-        holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
+        table = table_options(config)
+        if table is None:
+            holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
         prepare_process()
         from mcl_tf import experiment
+        from mcl_tf.tables import runner
 
-        experiment.run(config)
+        experiment.run(config) if table is None else runner.run(config, table)
     return 0
 
 

@@ -5,7 +5,15 @@ from flags.build import (
     config_from_flags,
     refuse_other_modes,
     score_files_arguments,
+    table_options,
     threshold_arguments,
 )
 
-__all__ = ["MODULES", "config_from_flags", "refuse_other_modes", "score_files_arguments", "threshold_arguments"]
+__all__ = [
+    "MODULES",
+    "config_from_flags",
+    "refuse_other_modes",
+    "score_files_arguments",
+    "table_options",
+    "threshold_arguments",
+]

@@ -15,6 +15,7 @@ import tensorflow as tf
 from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
+from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
@@ -22,6 +23,7 @@ from mcl_tf.normal_images import select_held_out
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
+from mcl_tf.tables import outliers
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
 from mcl_tf.utils.atomic import atomic_file
@@ -41,6 +43,7 @@ class TestScores:
       is_anomaly: bool [n].
       one_view: float32 [n], scores with one view.
       scores: float32 [n], scores with self-ensemble inference.
+      nearest_classes: int32 [n], the normal class with the smallest distance; None if it is unknown.
     """
 
     names: np.ndarray
@@ -48,6 +51,7 @@ class TestScores:
     is_anomaly: np.ndarray
     one_view: np.ndarray
     scores: np.ndarray
+    nearest_classes: np.ndarray | None = None
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Return the metrics with one view and with self-ensemble inference; none if there are no anomalies."""
@@ -59,12 +63,13 @@ class TestScores:
         }
 
 
-def run(config: Config) -> dict:
+def run(config: Config, load=load_source) -> dict:
     """Train, score the test split once and export.
 
     Args:
       config: the configuration; `run_dir` is runs/<dataset>-<normal> by default, for a folder with the last part of its
         path.
+      load: opens a dataset, see `mcl_tf.data.sources.load_source`.
 
     Returns:
       The content of `metrics.json`; an empty dictionary on a worker that is not the chief.
@@ -77,7 +82,7 @@ def run(config: Config) -> dict:
     holds_run(config)  # other options are refused before the data are read
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
-    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score)
+    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load)
     directory = claim_directory(config, write=chief)
     if chief:
         run_directory.try_targets(directory)
@@ -117,6 +122,11 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path) -> di
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
+    if "outliers" in report:
+        table = outliers.make_table(report)
+        with _collected(failures, "results"):
+            table.write(directory)
+        table.show()
     draw_report(detector, task, test, test_scores, directory / run_directory.PICTURE)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
     _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
@@ -251,6 +261,7 @@ def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
         is_anomaly=is_anomaly,
         one_view=one_view.numpy(),
         scores=outputs["score"],
+        nearest_classes=outputs["nearest_class"],
     )
 
 
@@ -261,6 +272,7 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
+        **outliers.by_class_and_dataset(task, test_scores),
         "score": detector.fitted_config_.scoring.score,
         "restarts": detector.restarts_,
         "threshold": detector.threshold_,
