@@ -61,7 +61,8 @@ def run(config: Config, options: TableOptions) -> Table:
     title = f"{config.data.dataset}, {'known classes' if options.splits else 'normal class'} against the others"
     results: dict[Row, summary.Results] = {}
     for number, (row, one) in enumerate(runs, 1):
-        _logger.info("Run %d of %d: %s, seed %d", number, len(runs), row.name, one.data.seed)
+        there = ", is finished" if _is_finished(one) else ""
+        _logger.info("Run %d of %d: %s, seed %d%s", number, len(runs), row.name, one.data.seed, there)
         found = results.setdefault(row, summary.Results())
         try:
             found.add(one.data.seed, _measure(one, options, kept))
@@ -84,14 +85,17 @@ def _measure(config: Config, options: TableOptions, kept: KeptSources) -> Mappin
     Raises:
       UsageError: it has no result.
     """
-    directory = pathlib.Path(config.run.run_dir)
-    if holds_run(config) and run_directory.is_finished(directory):
-        report = _read(directory / run_directory.METRICS)
+    if _is_finished(config):
+        report = _read(pathlib.Path(config.run.run_dir) / run_directory.METRICS)
     else:
         report = experiment.run(config, kept.load)
     if "self_ensemble" not in report:
         raise UsageError("There is no AUROC, because there are no anomalies for the test")
     return summary.of_run(report, _baselines(config, kept) if options.baselines else {})
+
+
+def _is_finished(config: Config) -> bool:
+    return holds_run(config) and run_directory.is_finished(pathlib.Path(config.run.run_dir))
 
 
 def _baselines(config: Config, kept: KeptSources) -> dict[str, float]:

@@ -78,10 +78,13 @@ def make_table(title: str, record: dict, results: Mapping[Row, Results]) -> Tabl
     ranked = [row for row in rows if _RANKED in row]
     worst = min(ranked, key=lambda row: row[_RANKED]["mean"])["name"] if ranked else None
     mean = {name: _over_rows([found.measures.get(name, {}) for found in results.values()]) for name in names}
-    cells = [_cells(row, names, _note(row, worst if len(ranked) > 1 else None)) for row in rows]
-    cells.append(_cells({"name": "mean", **mean}, names, None))
-    columns = ["normal", *(column for name in names for column in (TITLES.get(name, name), "std")), "note"]
-    return Table(title, tuple(columns), tuple(cells), {**record, "rows": rows, "mean": mean, "worst": worst})
+    several = any(row[name]["std"] is not None for row in rows for name in names if name in row)
+    cells = [_cells(row, names, several, _note(row, worst if len(ranked) > 1 else None)) for row in rows]
+    cells.append(_cells({"name": "mean", **mean}, names, several, None))
+    headings = [TITLES.get(name, name) for name in names]
+    columns = [column for text in headings for column in ((text, f"{text}, std") if several else (text,))]
+    record = {**record, "rows": rows, "mean": mean, "worst": worst}
+    return Table(title, ("normal", *columns, "note"), tuple(cells), record)
 
 
 def _statistics(by_seed: dict[int, float]) -> dict:
@@ -101,8 +104,9 @@ def _over_rows(measures) -> dict:
     return {"mean": mean, "std": deviation, "rows": len(present)}
 
 
-def _cells(row: dict, names, note: str | None) -> tuple:
-    numbers = [row[name][key] if name in row else None for name in names for key in ("mean", "std")]
+def _cells(row: dict, names, several: bool, note: str | None) -> tuple:
+    keys = ("mean", "std") if several else ("mean",)
+    numbers = [row[name][key] if name in row else None for name in names for key in keys]
     return (row["name"], *numbers, note)
 
 
