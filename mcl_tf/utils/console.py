@@ -79,7 +79,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
     table = Table(title=Text(_encodable(title)), title_justify="left", safe_box=True)
     table.add_column(first, overflow="fold")
     for column in others:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=6, overflow="fold")  # 0.1234, however many columns
     for row in rows:
         table.add_row(*(Text(_encodable(text)) for text in row))
     if not _has_output():
