@@ -28,6 +28,7 @@ from flags import (
     drift_arguments,
     refuse_other_modes,
     score_files_arguments,
+    table_options,
     threshold_arguments,
 )
 from mcl_tf.run_record import holds_run, with_run_directory
@@ -86,11 +87,14 @@ def run(arguments: list[str]) -> int:
         report_drift(**scores)
     else:
         config = config_from_flags()
-        holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
+        table = table_options(config)
+        if table is None:
+            holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
         prepare_process()
         from mcl_tf import experiment
+        from mcl_tf.tables import runner
 
-        experiment.run(config)
+        experiment.run(config) if table is None else runner.run(config, table)
     return 0
 
 

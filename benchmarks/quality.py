@@ -211,15 +211,12 @@ def _rotation(config, task):
 
 def _features(task):
     """Score by the distance to the nearest training image, of two simple features."""
-    from sklearn.neighbors import NearestNeighbors
+    from mcl_tf.tables.baselines import nearest_neighbours, standardized
 
     test = np.stack([image for image, *_ in task.test.as_numpy_iterator()])
     scores = {}
     for name, function in (("grey levels", _grey_levels), ("HOG", _hog)):
-        train_features, test_features = function(task.train), function(test)
-        mean, std = train_features.mean(0), train_features.std(0) + 1e-6
-        train_features, test_features = (train_features - mean) / std, (test_features - mean) / std
-        scores[name] = NearestNeighbors(n_neighbors=5).fit(train_features).kneighbors(test_features)[0].mean(1)
+        scores[name] = nearest_neighbours(*standardized(function(task.train), function(test)))
     return scores
 
 

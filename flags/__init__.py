@@ -6,6 +6,7 @@ from flags.build import (
     drift_arguments,
     refuse_other_modes,
     score_files_arguments,
+    table_options,
     threshold_arguments,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "drift_arguments",
     "refuse_other_modes",
     "score_files_arguments",
+    "table_options",
     "threshold_arguments",
 ]

@@ -8,12 +8,14 @@ from typing import Any
 
 from absl import flags
 
-from flags import data, files, model, run, scoring, serving, training
+from flags import data, files, model, run, scoring, serving, table, training
 from flags.define import to_field
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
+from mcl_tf.tables.plans import EACH, TableOptions, is_table
 
-MODULES = (data, model, training, scoring, run, serving, files)  # in the order of --help
+_TABLE = tuple(field.name for field in dataclasses.fields(TableOptions))
+MODULES = (data, model, training, scoring, run, serving, table, files)  # in the order of --help
 
 
 flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
@@ -30,6 +32,28 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     config = Config(**groups)
     manifest = values["manifest"].value
     return config.replace(dataset=manifest) if manifest else config
+
+
+def table_options(config: Config, values: flags.FlagValues = flags.FLAGS) -> TableOptions | None:
+    """Return the options of the table that a command line asks for; None if it asks for a single run.
+
+    Args:
+      config: the configuration of the command line.
+      values: the parsed flags.
+
+    Raises:
+      UsageError: flags are not possible, or have no effect together.
+    """
+    given: dict[str, Any] = {name: values[name].value for name in _TABLE}
+    options = TableOptions(**given)
+    if is_table(config, options):
+        if options.splits and values["normal"].present:
+            raise UsageError("--splits chooses the normal classes itself. Received: --normal, too")
+        return options
+    for name in ("seeds", "baselines"):
+        if values[name].value:
+            raise UsageError(f"--{name} needs --normal={EACH} or --splits. Received: neither")
+    return None
 
 
 def score_files_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
@@ -84,7 +108,7 @@ def refuse_other_modes(values: flags.FlagValues = flags.FLAGS) -> None:
 def _flags_by_mode() -> dict[str, set[str]]:
     """Return the names of the flags that have an effect, by mode."""
     return {
-        "train": {*Config().flat(), "manifest"},
+        "train": {*Config().flat(), *_TABLE, "manifest"},
         "score": {"saved_model", "images", "output", "heatmaps", "resume", "scoring_batch_size"},
         "threshold": {"saved_model", "images", "normal", "target"},
         "drift": {"scores", "saved_model", "by", "output"},

@@ -13,9 +13,12 @@ define(
     "(see also --manifest); or the name of an image-classification dataset of TensorFlow Datasets "
     "(cifar10, cifar100, mnist, fashion_mnist, svhn_cropped, ...).",
     normal="Comma-separated normal classes, by number or name; `all` for every class (needs --anomaly_dataset, "
-    "but for folders). Images that lie in no folder of a class have the class `good`.",
+    "but for folders); `each` for a table of every class by itself (see also --seeds). Images that lie in no folder of "
+    "a class have the class `good`.",
     labelled="Train with the labels of the normal classes; otherwise they count as one class.",
-    anomaly_dataset="Another dataset, of any of these kinds, whose test split is added as anomalies.",
+    anomaly_dataset="Another dataset, of any of these kinds, whose test split is added as anomalies; or several, "
+    "separated by commas, for a table of them. `uniform`, `gaussian`, `blobs`, `permuted` and `interp` need no "
+    "download.",
     image_size="Side in pixels that images are resized to; 0 keeps their own, limited to 16 to 224.",
     detail_size="Side in pixels, at least 16, at which --score=local and both see images; 0 keeps their own, limited "
     "to 16 to 256.",

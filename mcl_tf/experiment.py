@@ -17,6 +17,7 @@ from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.data.masks import find_masks
+from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
@@ -26,6 +27,7 @@ from mcl_tf.report.drawing import draw_report
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import self_ensemble
+from mcl_tf.tables import outliers
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
 from mcl_tf.utils.atomic import atomic_file
@@ -45,6 +47,7 @@ class TestScores:
       is_anomaly: bool [n].
       one_view: float32 [n], scores with one view.
       scores: float32 [n], scores with self-ensemble inference.
+      nearest_classes: int32 [n], the normal class with the smallest distance; None if it is unknown.
     """
 
     names: np.ndarray
@@ -52,6 +55,7 @@ class TestScores:
     is_anomaly: np.ndarray
     one_view: np.ndarray
     scores: np.ndarray
+    nearest_classes: np.ndarray | None = None
 
     def by_class(self) -> list[dict]:
         """Return the AUROC of every anomalous class, see `evaluation.class_metrics`; none if there are no anomalies."""
@@ -67,12 +71,13 @@ class TestScores:
         }
 
 
-def run(config: Config) -> dict:
+def run(config: Config, load=load_source) -> dict:
     """Train, score the test split once and export.
 
     Args:
       config: the configuration; `run_dir` is runs/<dataset>-<normal> by default, for a folder with the last part of its
         path.
+      load: opens a dataset, see `mcl_tf.data.sources.load_source`.
 
     Returns:
       The content of `metrics.json`; an empty dictionary on a worker that is not the chief.
@@ -85,7 +90,7 @@ def run(config: Config) -> dict:
     holds_run(config)  # other options are refused before the data are read
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
-    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score)
+    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load)
     directory = claim_directory(config, write=chief)
     if chief:
         run_directory.try_targets(directory)
@@ -135,6 +140,11 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, secon
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
+    if "outliers" in report:
+        table = outliers.make_table(report)
+        with _collected(failures, "results"):
+            table.write(directory)
+        table.show()
     draw_report(detector, test, test_scores, report, directory, seconds)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
     _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
@@ -272,6 +282,7 @@ def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
         is_anomaly=is_anomaly,
         one_view=one_view.numpy(),
         scores=outputs["score"],
+        nearest_classes=outputs["nearest_class"],
     )
 
 
@@ -283,6 +294,7 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "normal": list(task.class_names),
         **test_scores.metrics(),
         "anomalous_classes": test_scores.by_class(),
+        **outliers.by_class_and_dataset(task, test_scores),
         "score": detector.fitted_config_.scoring.score,
         "restarts": detector.restarts_,
         "threshold": detector.threshold_,

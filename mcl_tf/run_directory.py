@@ -9,12 +9,13 @@ from mcl_tf import persistence
 from mcl_tf.errors import UsageError
 from mcl_tf.export import version_folders
 from mcl_tf.run_record import FOLDERS
+from mcl_tf.tables import files
 from mcl_tf.utils import ownership
 from mcl_tf.utils.atomic import try_folder
 
 METRICS, SCORES, PICTURE, PAGE = "metrics.json", "scores.csv", "report.png", "report.html"
 DETECTOR, SAVED_MODEL = persistence.RUN_FOLDER, "saved_model"
-_FILES = (METRICS, SCORES, PICTURE, PAGE)
+_FILES = (METRICS, SCORES, PICTURE, PAGE, *files.FILES)
 _GROWING = (*FOLDERS, "train", "evaluation")  # checkpoints and curves, folders to which every start adds
 
 
@@ -30,6 +31,11 @@ def refuse_foreign(directory: pathlib.Path) -> None:
             f"run_dir {directory} holds no run, and a run would write over what lies there. Choose another run_dir. "
             f"Received: {ownership.listed(names)}"
         )
+
+
+def is_finished(directory: pathlib.Path) -> bool:
+    """Return whether a run has written all of its results; the picture is none of them."""
+    return all((directory / name).exists() for name in (METRICS, SCORES, DETECTOR, SAVED_MODEL))
 
 
 def try_targets(directory: pathlib.Path) -> None:

@@ -31,10 +31,10 @@ def with_run_directory(config: Config) -> Config:
     name = config.data.dataset
     name = paths.folder_name(name) if paths.is_folder(name) else name
     parts = f"{name}-{'+'.join(config.data.normal)}".split("/")
-    return config.replace(run_dir=os.path.join("runs", *map(_short, parts)))
+    return config.replace(run_dir=os.path.join("runs", *map(short_name, parts)))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return a name of a folder; what is beyond the limits of file systems becomes a number that follows from it."""
     contents = name.encode("utf-8", "surrogateescape")
     if len(contents) <= _LONGEST_NAME:

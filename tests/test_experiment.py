@@ -219,6 +219,47 @@ def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
 
 
+@pytest.fixture
+def separated(task):
+    """Scores of 12 images: the anomalies of the first part are found, half of those of the second one."""
+    names = task.test.map(lambda image, is_anomaly, name, label: name)
+    scores = np.array([0, 5, 1, 6, 2, 7, 3, 8, 4, 0.5, 0.6, 9.0], np.float32)
+    is_anomaly = np.arange(12) % 2 == 1
+    labels = np.where(is_anomaly, "dark", np.where(np.arange(12) < 6, "bright", "light"))
+    is_anomaly[10] = True
+    nearest = np.array([0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0], np.int32)
+    return experiment.TestScores(np.array(list(names)), labels, is_anomaly, -scores, scores, nearest)
+
+
+def test_a_report_has_the_accuracy_and_every_set_of_anomalies(
+    separated, detector, task, exports, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(experiment, "score_test", lambda scorer, test: separated)
+    parts = (("digits", 9), ("uniform", 2), ("blobs", 1))
+    several = dataclasses.replace(task, class_names=("bright", "light"), test_parts=parts)
+    report = experiment.finish(detector, several, tmp_path)
+    # Normal are the images 0, 2, 4, 6, 8; of these, 2 is nearest to the wrong class.
+    assert report["accuracy"] == 0.8
+    assert [(row["name"], row["anomalies"]) for row in report["outliers"]] == [
+        ("other classes", 4),
+        ("uniform", 2),
+        ("blobs", 1),
+    ]
+    # Of the normal scores 0, 1, 2, 3, 4, one is below 0.5 and 0.6.
+    assert [row["self_ensemble"]["auroc"] for row in report["outliers"]] == pytest.approx([1.0, 0.2, 1.0])
+    assert [row["one_view"]["auroc"] for row in report["outliers"]] == pytest.approx([0.0, 0.8, 0.0])
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["outliers"] == report["outliers"]
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["anomalies"], float(row["AUROC, SEI"])) for row in rows] == [
+        ("other classes", 1.0),
+        ("uniform", 0.2),
+        ("blobs", 1.0),
+    ]
+    assert "| uniform | 2 | 0.8000 | 0.2000 |" in (tmp_path / "results.md").read_text()
+
+
 @pytest.mark.parametrize("names", [None, tuple(f"{index}.png" for index in range(20))])
 def test_without_test_images_the_held_out_ones_are_scored(names, detector, task, exports, tmp_path, library_log):
     alone = dataclasses.replace(task, test=None, has_anomalies=False, train_names=names)

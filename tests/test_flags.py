@@ -11,8 +11,10 @@ import flags
 from flags.define import define, to_field
 from mcl_tf.config import Config, DataConfig, check
 from mcl_tf.errors import UsageError
+from mcl_tf.tables.plans import TableOptions
 
 OTHERS = ("mode", "saved_model", "heatmaps", "images", "output", "target", "manifest", "scores", "by")
+TABLE = ("seeds", "splits", "known_classes", "baselines")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -31,7 +33,7 @@ def parse(*arguments):
 def test_every_field_has_one_flag():
     by_module = absl_flags.FLAGS.flags_by_module_dict()
     found = [flag.name for module in flags.MODULES for flag in by_module[module.__name__]]
-    assert sorted(found) == sorted([*FIELDS, *OTHERS])
+    assert sorted(found) == sorted([*FIELDS, *OTHERS, *TABLE])
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -196,6 +198,42 @@ def test_the_home_folder_is_expanded(monkeypatch):
     assert {name: arguments[name] for name in expected} == expected
 
 
+# Tables.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], None),
+        (["--normal=1", "--anomaly_dataset=uniform,blobs"], None),
+        (["--normal=each"], {}),
+        (["--normal=each", "--seeds=0, 2", "--baselines"], {"seeds": (0, 2), "baselines": True}),
+        (["--splits=5", "--known_classes=6", "--labelled"], {"splits": 5, "known_classes": 6}),
+        (["--splits=5", "--known_classes=6", "--normal=1"], "--splits chooses the normal classes itself"),
+        (["--splits=5"], "known_classes, .*Received: splits 5, known_classes 0"),
+        (["--known_classes=5"], "Received: splits 0, known_classes 5"),
+        (["--seeds=0,1"], "--seeds needs --normal=each or --splits. Received: neither"),
+        (["--baselines"], "--baselines needs --normal=each or --splits"),
+        (["--normal=each", "--seeds=1,a"], "seeds must be integers. Received: 1,a"),
+        (["--normal=each", "--seeds=1,1.5"], "seeds must be integers"),
+        (["--normal=each", "--seeds=1,01"], "seeds must differ from each other. Received: 1,1"),
+        (["--normal=each", "--seeds=-1"], "seed must be an integer from 0 to .* Received: -1"),
+        (["--normal=each,1"], "normal must be each alone or classes. Received: each,1"),
+        (["--normal=each", "--splits=2", "--known_classes=1"], "Splits choose"),
+        (["--normal=each", "--labelled"], "labelled needs several normal classes"),
+        (["--normal=each", "--strategy=multi_worker"], "A table runs on one machine"),
+    ],
+)
+def test_table_options(arguments, expected):
+    values = parse_flags(*arguments)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            flags.table_options(flags.config_from_flags(values), values)
+    else:
+        options = flags.table_options(flags.config_from_flags(values), values)
+        assert options == (None if expected is None else TableOptions(**expected))
+
+
 # Flags of other modes.
 
 
@@ -238,4 +276,4 @@ def test_flags_of_the_mode_are_accepted(mode, flag):
 def test_every_flag_belongs_to_a_mode():
     from flags.build import _flags_by_mode
 
-    assert set().union(*_flags_by_mode().values()) == {*FIELDS, *OTHERS} - {"mode"}
+    assert set().union(*_flags_by_mode().values()) == {*FIELDS, *OTHERS, *TABLE} - {"mode"}

@@ -19,6 +19,7 @@ from config_fields import FIELDS
 from mcl_tf.config import Config
 from mcl_tf.errors import TrainingInterrupted
 from mcl_tf.score_file import COLUMNS
+from mcl_tf.tables.plans import TableOptions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = ("--encoder=small", "--width=0.25", "--projection_hidden=16", "--epochs=2", "--batch_size=32")
@@ -357,6 +358,13 @@ def test_an_interrupted_training_gives_its_exit_code(call_main, monkeypatch, cap
     monkeypatch.setattr("mcl_tf.experiment.run", stop)
     assert call_main() == 143
     assert capsys.readouterr().err == "Stopped after step 3 of 9\n"
+
+
+def test_a_table_is_run_with_its_options(call_main, monkeypatch):
+    calls = []
+    monkeypatch.setattr("mcl_tf.tables.runner.run", lambda *arguments: calls.append(arguments))
+    assert call_main("--normal=each", "--seeds=3,4", "--epochs=1") == 0
+    assert calls == [(Config().replace(normal=("each",), epochs=1), TableOptions(seeds=(3, 4)))]
 
 
 def test_warnings_and_messages_of_the_library_are_printed(call_main, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import logging
 import os
@@ -10,6 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf import views
 from mcl_tf.data import folders, image_files, jpeg_warnings, paths
 from mcl_tf.data.layouts import SPLITS
 from mcl_tf.errors import UsageError, one_line
@@ -44,6 +46,24 @@ class Source:
         """
         raise NotImplementedError
 
+    def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
+        """Return the images of `read` at one size, see `views.prepare`.
+
+        Args:
+          split: "train" or "test".
+          classes: numbers of the classes to read; None for all.
+          size: side in pixels.
+          resize: what becomes of images that are not square.
+
+        Returns:
+          A dataset of (image uint8 [size, size, 3], class int64).
+        """
+
+        def prepare(image, label):
+            return views.prepare(image[None], size, resize)[0], label
+
+        return self.read(split, classes).map(prepare, tf.data.AUTOTUNE, deterministic=True)
+
     def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
         """Check that files can be decoded, where there are files, and leave out those that cannot.
 
@@ -69,6 +89,19 @@ class Source:
         """Return the names of the images of `read`, if they have any."""
         del split, classes
         return None
+
+    def files(self, split: str, classes=None) -> list[str] | None:
+        """Return the full paths of the images of `read`, if they are files."""
+        del split, classes
+        return None
+
+    def train_classes(self) -> list[int]:
+        """Return the numbers of the classes that can be trained on."""
+        return list(range(len(self.class_names)))
+
+    def copy(self) -> Source:
+        """Return a source of the same images that `divide` changes independently of this one."""
+        return self
 
     def divide(self, normal, seed: int, has_anomalies: bool) -> None:
         """Decide which images are for the test, where the dataset does not say.
@@ -132,6 +165,20 @@ class FolderSource(Source):
         """Return the paths of images within the folder."""
         return self._folder.names(split, classes)
 
+    def files(self, split: str, classes=None) -> list[str]:
+        """See `Source.files`."""
+        return self._folder.chosen(split, classes)[0]
+
+    def train_classes(self) -> list[int]:
+        """See `Source.train_classes`."""
+        return np.unique(self._folder.files["train"][1]).tolist()
+
+    def copy(self) -> FolderSource:
+        """See `Source.copy`."""
+        other = copy.copy(self)
+        other._folder = copy.copy(self._folder)
+        return other
+
     def divide(self, normal, seed: int, has_anomalies: bool) -> None:
         """See `Source.divide`."""
         self._folder.divide(normal, seed, has_anomalies)
@@ -160,6 +207,12 @@ class TensorFlowDatasetsSource(Source):
                 f"{name} is not a dataset of images with one class each. "
                 f"Possible: datasets whose features include an image and a label. Received: {', '.join(features)}"
             )
+        channels = features["image"].shape[-1]
+        if channels not in (1, 3, 4, None):
+            raise UsageError(
+                "Images must have 1 channel (repeated), 3 or 4 (alpha is dropped). "
+                f"Received: {channels} channels in {name}"
+            )
         _prepare(builder)
         missing = set(splits) - set(builder.info.splits)
         if missing:
@@ -187,7 +240,7 @@ class TensorFlowDatasetsSource(Source):
         return data.with_options(image_files.UNTUNED)
 
 
-def load_source(name: str, data_dir: str = "", splits=SPLITS) -> Source:
+def load_source(name: str, data_dir: str = "", splits=SPLITS, also=()) -> Source:
     """Open a dataset by name.
 
     Args:
@@ -195,6 +248,7 @@ def load_source(name: str, data_dir: str = "", splits=SPLITS) -> Source:
         of TensorFlow Datasets, which takes precedence over a folder of that bare name.
       data_dir: where TensorFlow Datasets keeps its files; its own default if empty.
       splits: the splits that must exist; a folder may lack a test split.
+      also: other names that are possible where this one was given, for the message about an unknown one.
 
     Raises:
       UsageError: the name is unknown, the dataset has no labelled images, or it is not available.
@@ -204,11 +258,11 @@ def load_source(name: str, data_dir: str = "", splits=SPLITS) -> Source:
     needed = splits[:1]  # normal images without a test give a detector, too
     if paths.is_folder(name):
         return FolderSource(name, needed)
-    builder = _find_builder(name, data_dir)
+    builder = _find_builder(name, data_dir, also)
     return FolderSource(name, needed) if builder is None else TensorFlowDatasetsSource(name, builder, splits)
 
 
-def _find_builder(name, data_dir):
+def _find_builder(name, data_dir, also):
     """Return the builder of a dataset; None if there is none and the name is that of a folder."""
     import tensorflow_datasets as tfds
 
@@ -220,7 +274,8 @@ def _find_builder(name, data_dir):
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, known, n=4) or ["digits", "cifar10", "cifar100", "mnist"]
         raise UsageError(
-            "Unknown dataset. Possible: digits, a folder of images, or an image-classification dataset of "
+            f"Unknown dataset. Possible: {', '.join([*also, 'digits'])}, a folder of images, or an "
+            "image-classification dataset of "
             f"TensorFlow Datasets such as {', '.join(close)}. Received: {name}"
         ) from None
 

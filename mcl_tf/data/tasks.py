@@ -1,7 +1,7 @@
 """Tasks: which images are trained on, and which are told apart at the end.
 
 One class (or several that count as one) against the other classes of a dataset, labelled classes against the others, or
-a whole dataset against another one.
+a whole dataset against other ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from mcl_tf.config import DataConfig
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.folders import class_list, has_number_names
 from mcl_tf.data.image_files import unwatched
+from mcl_tf.data.outliers import open_outliers, outlier_names
 from mcl_tf.data.sources import Source, load_source
+from mcl_tf.data.synthetic import NAMES
 from mcl_tf.errors import UsageError
 
 _READ_BATCH = 64  # images
@@ -37,6 +39,8 @@ class Task:
         None if there is no test image.
       has_anomalies: whether the test split has anomalies.
       train_names: strings [n], names of the training images; None if they have none.
+      test_parts: (name of the dataset, number of images) of every part of the test split, in its order. All images of
+        the second and every further part are anomalies.
     """
 
     class_names: tuple[str, ...]
@@ -47,6 +51,7 @@ class Task:
     test: tf.data.Dataset | None
     has_anomalies: bool = True
     train_names: tuple[str, ...] | None = None
+    test_parts: tuple[tuple[str, int], ...] = ()
 
 
 def choose_sizes(config: DataConfig, score: str, shape, images: tf.data.Dataset | None = None) -> tuple[int, int]:
@@ -109,7 +114,7 @@ def parse_classes(names, source: Source) -> list[int]:
     return chosen
 
 
-def build_task(config: DataConfig, data_dir: str = "", watch=unwatched, score: str = "image") -> Task:
+def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", load=load_source) -> Task:
     """Read the training images into memory and prepare the test split as a stream.
 
     Args:
@@ -117,54 +122,56 @@ def build_task(config: DataConfig, data_dir: str = "", watch=unwatched, score: s
       data_dir: where TensorFlow Datasets keeps its files.
       watch: function (batches, description) -> batches, for a progress bar.
       score: "image", "local" or "both", see `choose_sizes`.
+      load: opens a dataset, see `load_source`.
 
     Raises:
-      UsageError: a class or dataset does not exist, or there would be no anomalies to find. For a folder, which may
-        have no test images at all: a file cannot be decoded, or the test has anomalies and no normal images.
+      UsageError: a class or dataset does not exist, there would be no anomalies to find, or the test has anomalies and
+        no normal images. A folder may have no test images at all; one of its files cannot be decoded.
     """
-    source = load_source(config.dataset, data_dir)
+    outliers = outlier_names(config.anomaly_dataset)
+    source = load(config.dataset, data_dir)
     normal = parse_classes(config.normal, source)
-    source.divide(normal, config.seed, bool(config.anomaly_dataset))
-    if source.test_classes() is None and len(normal) == len(source.class_names) and not config.anomaly_dataset:
+    source.divide(normal, config.seed, bool(outliers))
+    if source.test_classes() is None and len(normal) == len(source.class_names) and not outliers:
         raise UsageError(
             "Every class is normal, so that the test split has no anomaly. Leave a class out of normal "
             f"or name an anomaly_dataset. Received: {','.join(config.normal)}"
         )
     train = source.read("train", normal).map(lambda image, _: image)
     image_size, size = choose_sizes(config, score, source.image_shape, train)
-    names = [source.class_names[c] for c in normal]
-    groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
-
-    other = load_source(config.anomaly_dataset, data_dir, ("test",)) if config.anomaly_dataset else None
-    if other is not None:
-        other.divide([], config.seed, True)
-    _check_test_split(source, normal, other)  # before the images are read
-    sources = [source] if other is None else [source, other]
+    source.check([("test", None)], watch, config.max_unreadable)  # it would otherwise end the run after its training
+    others = open_outliers(outliers, source, normal, size, config, lambda name: load(name, data_dir, ("test",), NAMES))
+    for other in others:
+        other.check([("test", None)], watch, config.max_unreadable)
+    tested = _check_test_split(source, normal, bool(others))
     images, classes = _read_training(source, normal, size, config, watch, score)
-    for part in sources:  # a damaged file would otherwise end the run after its training
-        part.check([("test", None)], watch, config.max_unreadable)
-    tested = _check_test_split(source, normal, other)
-    labels = np.array([groups[int(number)] for number in classes], np.int32)
-    test = _test_stream(source, size, config.resize, normal) if "normal" in tested else None
-    if other is not None and test is not None:
-        # All images of the other dataset are anomalies, in addition to those of the other classes.
-        test = test.concatenate(_test_stream(other, size, config.resize, []))
-    class_names = tuple(names) if config.labelled else ("+".join(names),)
+    groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
+    test, parts = _read_test(source, normal, others, size, config.resize) if "normal" in tested else (None, ())
+    names = tuple(source.class_names[c] for c in normal)
     files = source.names("train", normal)
-    train_names = None if files is None else tuple(files)
-    return Task(class_names, image_size, size, images, labels, test, "anomalous" in tested, train_names)
+    return Task(
+        class_names=names if config.labelled else ("+".join(names),),
+        image_size=image_size,
+        detail_size=size,
+        train=images,
+        train_labels=np.array([groups[int(number)] for number in classes], np.int32),
+        test=test,
+        has_anomalies="anomalous" in tested,
+        train_names=None if files is None else tuple(files),
+        test_parts=parts,
+    )
 
 
 def _read_training(source: Source, normal, size: int, config: DataConfig, watch, score: str):
     """Read the training images, a second time without those that cannot be decoded if there are any."""
 
     def read():
-        data = source.read("train", normal)
         if score == "image":
-            warn_of_lost_detail((image for image, _ in data.take(SAMPLE).as_numpy_iterator()), size)
-        return read_images(data, size, watch, config.resize)
+            images = source.read("train", normal).take(SAMPLE).as_numpy_iterator()
+            warn_of_lost_detail((image for image, _ in images), size)
+        return read_images(source.prepared("train", normal, size, config.resize), size, watch)
 
-    parts = [("train", normal), ("test", None)]
+    parts = [("train", normal)]
     try:
         with source.heard() as warnings:
             images = read()
@@ -177,7 +184,24 @@ def _read_training(source: Source, normal, size: int, config: DataConfig, watch,
     return images
 
 
-def _check_test_split(source: Source, normal, other: Source | None) -> set[str]:
+def _read_test(source: Source, normal, others, size: int, resize: str):
+    """Return the test split of a task as a stream, and its parts, see `Task`."""
+    stream, parts = _test_stream(source, size, resize, normal), [(source.name, _count(source.read("test")))]
+    for other in others:
+        # All images of another dataset are anomalies, in addition to those of the other classes.
+        stream = stream.concatenate(_test_stream(other, size, resize, []))
+        parts.append((other.name, _count(other.read("test"))))
+        if not parts[-1][1]:
+            raise UsageError(f"anomaly_dataset must have test images. Received: none in {other.name}")
+    return stream, tuple(parts)
+
+
+def _count(dataset: tf.data.Dataset) -> int:
+    count = int(dataset.cardinality())
+    return sum(1 for _ in dataset) if count < 0 else count
+
+
+def _check_test_split(source: Source, normal, has_others: bool) -> set[str]:
     """Return which kinds of images, "normal" and "anomalous", the test split has; both if its classes are unknown.
 
     Raises:
@@ -185,10 +209,12 @@ def _check_test_split(source: Source, normal, other: Source | None) -> set[str]:
     """
     classes = source.test_classes()
     if classes is None:
-        return {"normal", "anomalous"}
-    is_normal = np.isin(classes, normal)
-    found = {name for name, count in (("normal", is_normal.sum()), ("anomalous", (~is_normal).sum())) if count}
-    if other is not None:
+        normal_test = source.read("test", normal).take(1)
+        found = {"anomalous", *("normal" for _ in normal_test)}
+    else:
+        is_normal = np.isin(classes, normal)
+        found = {name for name, count in (("normal", is_normal.sum()), ("anomalous", (~is_normal).sum())) if count}
+    if has_others:
         found.add("anomalous")
     if found == {"anomalous"}:
         raise UsageError(
@@ -212,9 +238,9 @@ def _test_stream(source: Source, size: int, resize: str, normal) -> tf.data.Data
         if names is not None:
             name = names[index]
         is_anomaly = ~tf.reduce_any(label == wanted)
-        return views.prepare(image[None], size, resize)[0], is_anomaly, name, class_names[label]
+        return image, is_anomaly, name, class_names[label]
 
-    return source.read("test").enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
+    return source.prepared("test", None, size, resize).enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
 
 
 def read_images(dataset: tf.data.Dataset, size: int, watch=unwatched, resize: str = DataConfig.resize):

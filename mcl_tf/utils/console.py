@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 
 class _Console(Console):
@@ -60,6 +62,30 @@ def print_line(text: str) -> None:
         return
     try:
         _console.print(_encodable(text), markup=False)
+        _console.file.flush()
+    except OSError:  # a closed pipe, a full disk
+        discard_output()
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table, whose first column is text and whose other ones are numbers.
+
+    Args:
+      title: its heading.
+      columns: names of the columns.
+      rows: texts, one per column.
+    """
+    first, *others = columns
+    table = Table(title=Text(_encodable(title)), title_justify="left", safe_box=True)
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right", min_width=6, overflow="fold")  # 0.1234, however many columns
+    for row in rows:
+        table.add_row(*(Text(_encodable(text)) for text in row))
+    if not _has_output():
+        return
+    try:
+        _console.print(table)
         _console.file.flush()
     except OSError:  # a closed pipe, a full disk
         discard_output()
