@@ -99,7 +99,7 @@ def _embedding(config: Config, task: Task):
     embed = scorer.traced("embed", lambda batch: scorer.embed(batch, 1)[:, 0])
 
     def embeddings(images):
-        batches = arrays.scoring_batches(images, scorer.images_per_batch(1), task.image_size)
+        batches = arrays.scoring_batches(images, scorer.images_per_batch(1), scorer.prepare)
         return np.concatenate([embed(batch).numpy() for batch in batches])
 
     return embeddings
