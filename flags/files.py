@@ -13,7 +13,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "saved_model",
     "",
-    "With --mode=score or threshold: a SavedModel, or the folder of its versions, whose newest one is used.",
+    "With --mode=score or threshold: a SavedModel, or the folder of its versions, whose newest one is used. With "
+    "--mode=score also a file FILE.tflite or FILE.onnx of an export.",
 )
 flags.DEFINE_string(
     "images",

@@ -46,6 +46,9 @@ class SelfEnsembleScorer(tf.keras.Model):
       encoder: the Keras model that the network is made of, for saving; None if it is not needed.
     """
 
+    # How images are brought to a size. An export sets another function of the same result.
+    prepare: Any = staticmethod(views.prepare)
+
     def __init__(
         self,
         network,
@@ -115,9 +118,9 @@ class SelfEnsembleScorer(tf.keras.Model):
           The embeddings, and the features of the places float32 [n, count, h, w, d] or None.
         """
         if self.network is None:
-            return self.texture(views.prepare(images, self.image_size))[:, None], None
+            return self.texture(self.prepare(images, self.image_size))[:, None], None
         # Through the stored size, so that an image has the same embedding whatever way it comes.
-        images = views.prepare(views.prepare(images, self.image_size), self.network_size)
+        images = self.prepare(self.prepare(images, self.image_size), self.network_size)
         images, length = views.without_empty_batch(images)
         # Floats are turned and not bytes, about whose transposition oneDNN complains on processors without AVX-512.
         inputs = views.self_ensemble_views(views.to_float(images), count)
@@ -143,7 +146,7 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def _texture_distances(self, images):
         """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, C]."""
-        descriptors = self.texture(views.prepare(images, self.image_size))
+        descriptors = self.texture(self.prepare(images, self.image_size))
         gaussians = ClassConditionalGaussians(self.texture_means, self.texture_whitenings)
         return gaussians.distances(descriptors[:, None], [0])[:, 0]
 
@@ -167,7 +170,7 @@ class SelfEnsembleScorer(tf.keras.Model):
           float32 [n, image_size, image_size], in standard deviations of normal images; higher for more anomalous
           places. With features of places, it is the mean of their map and of that of the texture.
         """
-        images = views.prepare(images, self.image_size)
+        images = self.prepare(images, self.image_size)
         heat = self.texture.heat_map(images)
         if self.patches is None:
             return heat

@@ -190,7 +190,7 @@ def quick(scored, monkeypatch):
 
 def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     report = experiment.finish(detector, task, tmp_path)
-    assert exports == [{"new_version": True, "metrics": report}]
+    assert exports == [{"format": "saved_model", "new_version": True, "metrics": report}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     assert report["dataset"] == "digits"
     assert report["normal"] == ["bright"]
@@ -208,6 +208,23 @@ def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     assert [row["id"] for row in rows] == [f"test/{index}.png" for index in range(12)]
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_models_for_other_devices_are_results(precision, quick, detector, task, exports, tmp_path, monkeypatch):
+    config = detector.config.replace(export=("litert", "onnx"), litert_precision=precision)
+    monkeypatch.setattr(detector, "config", config)
+    (tmp_path / "model.onnx").mkdir()  # in its way
+    with pytest.raises(UsageError, match="Some results could not be written to .*model.onnx: "):
+        experiment.finish(detector, task, tmp_path)
+    written = {*EVERYTHING, "model.tflite", "model.onnx"} - {"saved_model"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)
+    litert, onnx = exports
+    assert (litert["format"], onnx["format"]) == ("litert", "onnx")
+    assert ("images" in litert, "images" in onnx) == (precision == "int8", False)
+    if precision == "int8":
+        held_out = task.train[experiment.select_held_out(task.train_labels, CONFIG)]
+        assert np.array_equal([image for image, *_ in litert["images"].as_numpy_iterator()], held_out)
 
 
 @pytest.mark.parametrize("names", [None, tuple(f"{index}.png" for index in range(20))])

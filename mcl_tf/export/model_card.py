@@ -85,7 +85,7 @@ def write_card(saved_model: pathlib.Path, card: dict[str, Any]) -> None:
     """Write the card into the folder of a SavedModel."""
     path = saved_model / EXTRA / CARD
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(card, indent=2) + "\n")
+    path.write_text(to_json(card))
 
 
 def read_card(saved_model) -> dict[str, Any]:
@@ -99,9 +99,27 @@ def read_card(saved_model) -> dict[str, Any]:
     """
     path = pathlib.Path(saved_model) / EXTRA / CARD
     try:
-        card = json.loads(path.read_text())
-        if not (isinstance(card["image_size"], int) and isinstance(card["threshold"], dict)):
-            raise ValueError("image_size or threshold is not what the export writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse_card(path.read_text())
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a model card as written by the export: {error}") from None
+
+
+def to_json(card: dict[str, Any]) -> str:
+    """Return a card as indented JSON."""
+    return json.dumps(card, indent=2) + "\n"
+
+
+def parse_card(text: str) -> dict[str, Any]:
+    """Return the card that a JSON text holds.
+
+    Raises:
+      ValueError: it holds none with the fields that scoring needs.
+    """
+    card = json.loads(text)
+    try:
+        usable = isinstance(card["image_size"], int) and isinstance(card["threshold"], dict)
+    except (KeyError, TypeError) as error:
+        raise ValueError(error) from None
+    if not usable:
+        raise ValueError("image_size or threshold is not what the export writes")
     return card
