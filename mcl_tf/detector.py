@@ -220,15 +220,29 @@ class AnomalyDetector:
         """
         return persistence.load(cls, path)
 
-    def export(self, path, *, format: str = "saved_model", metrics: dict | None = None, **options: Any) -> str:
+    def export(
+        self,
+        path,
+        *,
+        format: str = "saved_model",
+        precision: str | None = None,
+        images=None,
+        new_version: bool = False,
+        metrics: dict | None = None,
+    ) -> str:
         """Write a model that scores without this library; an older one is replaced if it is as an export wrote it.
 
         Args:
           path: folder of a SavedModel, FILE.tflite or FILE.onnx.
           format: "saved_model" for TensorFlow Serving (`mcl_tf.export.saved_model` describes its signatures), "litert"
             for LiteRT, formerly TensorFlow Lite (`mcl_tf.export.litert`), or "onnx" (`mcl_tf.export.onnx`).
+          precision: type of the weights: "float32", with SavedModel and LiteRT also "float16", with LiteRT also "int8";
+            None for the option `export_precision` or `litert_precision`.
+          images: with int8, normal images that were not trained on. int8 moves all scores a little; threshold and
+            held-out scores move as the scores of these images do. None leaves them as they are.
+          new_version: whether `path` is a folder of versions of a SavedModel, which gets a new one; of those that were
+            exported by this library, the oldest ones beyond `keep_versions` are removed.
           metrics: the results on a test split, for the model card.
-          **options: `precision`, `new_version` and `images`, see `mcl_tf.export.formats.export`.
 
         Returns:
           The absolute path of the model.
@@ -240,7 +254,7 @@ class AnomalyDetector:
         from mcl_tf.export import formats
 
         self._fitted()
-        return formats.export(self, path, format, metrics=metrics, **options)
+        return formats.export(self, path, format, precision, images, new_version, metrics)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for `pickle`, `copy` and `joblib`: options, and the arrays that `save` writes."""

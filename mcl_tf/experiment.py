@@ -138,13 +138,16 @@ def export(detector: AnomalyDetector, task: Task, directory: pathlib.Path, repor
     """
     config, places = detector.config, []
     for form in config.serving.export:
-        name, options, place = run_directory.EXPORTED[form], {}, "no place"
-        if form == "saved_model":
-            options["new_version"] = True
-        elif form == "litert" and config.serving.litert_precision == "int8":
-            options["images"] = held_out_images(config, task)
+        name, place = run_directory.EXPORTED[form], "no place"
+        measured = form == "litert" and config.serving.litert_precision == "int8"
         with _collected(failures, name):
-            place = detector.export(directory / name, format=form, metrics=report, **options)
+            place = detector.export(
+                directory / name,
+                format=form,
+                images=held_out_images(config, task) if measured else None,
+                new_version=form == "saved_model",
+                metrics=report,
+            )
         places.append(f"{formats.NAMES[form]} in {place}")
     return ", ".join(places)
 

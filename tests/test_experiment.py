@@ -190,7 +190,7 @@ def quick(scored, monkeypatch):
 
 def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     report = experiment.finish(detector, task, tmp_path)
-    assert exports == [{"format": "saved_model", "new_version": True, "metrics": report}]
+    assert exports == [{"format": "saved_model", "images": None, "new_version": True, "metrics": report}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     assert report["dataset"] == "digits"
     assert report["normal"] == ["bright"]
@@ -220,9 +220,11 @@ def test_models_for_other_devices_are_results(precision, quick, detector, task, 
     written = {*EVERYTHING, "model.tflite", "model.onnx"} - {"saved_model"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)
     litert, onnx = exports
-    assert (litert["format"], onnx["format"]) == ("litert", "onnx")
-    assert ("images" in litert, "images" in onnx) == (precision == "int8", False)
-    if precision == "int8":
+    assert [(call["format"], call["new_version"]) for call in exports] == [("litert", False), ("onnx", False)]
+    assert onnx["images"] is None
+    if precision == "float16":
+        assert litert["images"] is None
+    else:
         held_out = task.train[experiment.select_held_out(task.train_labels, CONFIG)]
         assert np.array_equal([image for image, *_ in litert["images"].as_numpy_iterator()], held_out)
 

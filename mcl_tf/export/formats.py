@@ -18,29 +18,8 @@ PRECISIONS = {"saved_model": ("float32", "float16"), "litert": ("float32", "floa
 _FILES: dict[str, Any] = {"litert": litert, "onnx": onnx}  # the formats that are one file
 
 
-def export(
-    detector,
-    path,
-    form: str,
-    *,
-    precision: str | None = None,
-    new_version: bool = False,
-    images=None,
-    metrics: dict | None = None,
-) -> str:
-    """Write a detector in one of the formats, see `AnomalyDetector.export`.
-
-    Args:
-      detector: a fitted `AnomalyDetector`.
-      path: folder of a SavedModel, FILE.tflite or FILE.onnx.
-      form: "saved_model", "litert" or "onnx".
-      precision: type of the weights, see `PRECISIONS`; None for the option `export_precision` or `litert_precision` of
-        the detector.
-      new_version: whether `path` is a folder of versions of a SavedModel, which gets a new one; of those that were
-        exported by this library, the oldest ones beyond `keep_versions` are removed.
-      images: with LiteRT and int8, normal images that were not trained on, uint8 [n, h, w, c] or a `tf.data.Dataset`.
-        Threshold and held-out scores are moved as their scores are. None leaves both as they are.
-      metrics: the results on a test split, for the model card.
+def export(detector, path, form: str, precision: str | None, images, new_version: bool, metrics: dict | None) -> str:
+    """Write a fitted detector in one of the formats; `AnomalyDetector.export` describes the arguments.
 
     Returns:
       The absolute path of the model.

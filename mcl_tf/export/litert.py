@@ -125,6 +125,9 @@ def load(data: bytes):
         Interpreter = tf.lite.Interpreter  # the same, but announced to be removed from TensorFlow
     try:
         with captured_messages():
-            return Interpreter(model_content=data).get_signature_runner(SIGNATURE)
-    except (ValueError, RuntimeError) as error:
+            score = Interpreter(model_content=data).get_signature_runner(SIGNATURE)
+            shape = score.get_input_details()["images"]["shape"]
+            score(images=np.zeros(shape, np.uint8))  # the first call is talkative
+        return score
+    except (ValueError, RuntimeError, KeyError) as error:
         raise UsageError(f"The model cannot be loaded by LiteRT: {one_line(error)}") from None

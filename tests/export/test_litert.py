@@ -10,10 +10,10 @@ import tensorflow as tf
 import mcl_tf
 from mcl_tf.errors import UsageError
 from mcl_tf.evaluation import compute_metrics
-from mcl_tf.export import edge, litert
+from mcl_tf.export import litert
+from tests.export.edge_helpers import IMAGES, assert_answers_of_the_library
 from tests.helpers import CLASS_NAMES, DETECTOR_OPTIONS, SCORE_TOLERANCE, mixed_images, tinted_images
 
-IMAGES = mixed_images(30, 16, 16, 21)
 IS_GREEN = np.arange(30) % 3 == 2
 
 
@@ -22,28 +22,6 @@ def run(data, images):
     score = litert.load(data)
     answers = [{name: value.copy() for name, value in score(images=image[None]).items()} for image in images]
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def assert_answers_of_the_library(detector, images, answers, tolerance):
-    """Check all outputs of a file against the library; a score within the tolerance of a limit may lie on either side.
-
-    Args:
-      detector: the detector.
-      images: the images.
-      answers: {output: array}.
-      tolerance: the largest difference of two scores.
-    """
-    expected = detector.scorer_.evaluate_images(images)
-    scores, held_out = expected["score"], detector.calibration_scores_
-    assert set(answers) == set(edge.OUTPUTS)
-    assert answers["score"] == pytest.approx(scores, rel=tolerance, abs=tolerance)
-    assert np.array_equal(answers["nearest_class"], expected["nearest_class"])
-    clear = np.abs(scores - detector.threshold_) > tolerance * np.abs(scores) + tolerance
-    assert clear.any()
-    assert np.array_equal(answers["is_anomaly"][clear], scores[clear] > detector.threshold_)
-    p_values = (1 + np.sum(held_out >= answers["score"][:, None], axis=1)) / (1 + len(held_out))
-    # Constants are float16 with such weights; p-values are 1 / (m + 1) apart.
-    assert answers["p_value"] == pytest.approx(p_values, rel=1e-3)
 
 
 def test_scores_like_the_library(tiny_litert, tiny_detector):

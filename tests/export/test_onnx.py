@@ -9,7 +9,7 @@ import tensorflow as tf
 import mcl_tf
 from mcl_tf.errors import UsageError
 from mcl_tf.export import onnx
-from tests.export.test_litert import IMAGES, assert_answers_of_the_library
+from tests.export.edge_helpers import IMAGES, assert_answers_of_the_library
 from tests.helpers import CLASS_NAMES, DETECTOR_OPTIONS, SCORE_TOLERANCE, mixed_images, tinted_images
 
 CARD = {"image_size": 4, "threshold": {}}
