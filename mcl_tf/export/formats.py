@@ -69,13 +69,15 @@ def _export_saved_model(detector, path, card, precision: str, new_version: bool)
 
 
 def check(config: Config) -> None:
-    """Check, before a training, that its detector can be written in the formats of a configuration.
+    """Check, before a training, that its detector can be written in the formats that a configuration names.
 
     Raises:
       UsageError: it cannot.
     """
     if "litert" in config.serving.export:
         check_precision("litert", config.serving.litert_precision, config.scoring.score)
+    if "onnx" in config.serving.export:
+        onnx.check_installed()
 
 
 def check_precision(form: str, precision: str, score: str) -> None:

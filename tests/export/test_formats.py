@@ -1,5 +1,7 @@
 """The formats of an export: which arguments go with which."""
 
+import importlib.util
+
 import pytest
 
 import mcl_tf
@@ -43,6 +45,12 @@ def test_int8_is_refused_with_a_local_score_before_a_training():
     formats.check(config)  # nothing is exported with it
     with pytest.raises(UsageError, match="int8 needs the score image, .* Received: score both$"):
         formats.check(config.replace(export=("litert",)))
+
+
+def test_a_missing_extra_is_named_before_a_training(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'mcl_tf\[onnx\]'"):
+        formats.check(Config().replace(export=("onnx",)))
 
 
 def test_every_format_has_a_name_and_precisions():
