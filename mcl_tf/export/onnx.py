@@ -25,6 +25,7 @@ from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import edge
 from mcl_tf.export.model_card import parse_card, to_json
 from mcl_tf.export.signatures import ServedScorer
+from mcl_tf.utils import compat
 from mcl_tf.utils.console import captured_messages
 
 ENDING = ".onnx"
@@ -57,13 +58,14 @@ def convert(served: ServedScorer, card: dict[str, Any]) -> bytes:
     import tf2onnx
 
     size = served.scorer.image_size
-    signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
-    function = tf.function(edge.scoring_function(served), signature, autograph=False)
+    specification = tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")
+    # The converter would take constants that layers hold as tensors for inputs.
+    function = compat.frozen(edge.scoring_function(served), specification)
     tf2onnx.logging.set_level(logging.ERROR)
     try:
         with captured_messages():
             model, _ = tf2onnx.convert.from_function(
-                function, signature, opset=OPSET, custom_op_handlers={"Erfc": (_convert_erfc, [])}
+                function, [specification], opset=OPSET, custom_op_handlers={"Erfc": (_convert_erfc, [])}
             )
         onnx.checker.check_model(model)  # operations that the converter does not know are still TensorFlow's
     except Exception as error:  # the converter raises errors of many kinds

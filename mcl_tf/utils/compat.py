@@ -149,9 +149,14 @@ def frozen(function, specification):
     concrete = tf.function(function, input_signature=[specification], autograph=False).get_concrete_function()
     names = sorted(concrete.structured_outputs)  # the order in which a graph lists the values of a dictionary
     constant = convert_variables_to_constants_v2(concrete)
+    graph, ends = constant.graph.as_graph_def(), [output.name for output in constant.outputs]
+    functions = [function.node_def for function in graph.library.function]
+    for node in (node for nodes in (graph.node, *functions) for node in nodes):
+        node.attr.pop("_gradient_op_type", None)  # a SavedModel would store custom gradients, and not all can be
 
     def call(tensor):
-        return dict(zip(names, constant(tensor), strict=True))
+        values = tf.graph_util.import_graph_def(graph, {constant.inputs[0].name: tensor}, ends, name="frozen")
+        return dict(zip(names, values, strict=True))
 
     return tf.function(call, input_signature=[specification], autograph=False)
 
