@@ -15,7 +15,8 @@ flags.DEFINE_string(
     "saved_model",
     "",
     "With --mode=score, threshold or drift: a SavedModel, or the folder of its versions, whose newest one is used. "
-    "Without one, drift knows no rate that the threshold promises.",
+    "Without one, drift knows no rate that the threshold promises. With --mode=score also a file FILE.tflite or "
+    "FILE.onnx of an export.",
 )
 flags.DEFINE_string(
     "images",

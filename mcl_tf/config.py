@@ -27,6 +27,7 @@ _NOT_OF_TRAINING = (
     *("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"),
     *("dataset", "normal", "anomaly_dataset"),
 )
+EXPORTS = ("saved_model", "litert", "onnx")
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
@@ -168,7 +169,9 @@ class RunConfig:
 class ServingConfig:
     """The exported model; none of these options changes the results of a run."""
 
+    export: tuple[str, ...] = _field(("saved_model",), ListOf(Choice(*EXPORTS)))
     export_precision: str = _choice("float32", "float32", "float16")
+    litert_precision: str = _choice("float32", "float32", "float16", "int8")
     keep_versions: int = _integer(3, 0, 1_000_000)
     serving_batch_sizes: tuple[int, ...] = _field((1, 8, 32), ListOf(Interval(int, 1, 4096)))
 

@@ -257,37 +257,41 @@ class AnomalyDetector:
         """
         return persistence.load(cls, path)
 
-    def export(self, path, *, new_version: bool = False, metrics: dict | None = None) -> str:
-        """Write a SavedModel for TensorFlow Serving; `mcl_tf.export.saved_model` describes its signatures.
+    def export(
+        self,
+        path,
+        *,
+        format: str = "saved_model",
+        precision: str | None = None,
+        images=None,
+        new_version: bool = False,
+        metrics: dict | None = None,
+    ) -> str:
+        """Write a model that scores without this library; an older one is replaced if it is as an export wrote it.
 
         Args:
-          path: folder of the SavedModel; an older one is replaced if it holds nothing but what was exported.
-          new_version: whether `path` is a folder of versions, which gets a new one; of those that were exported by this
-            library, the oldest ones beyond `keep_versions` are removed.
+          path: folder of a SavedModel, FILE.tflite or FILE.onnx.
+          format: "saved_model" for TensorFlow Serving (`mcl_tf.export.saved_model` describes its signatures), "litert"
+            for LiteRT, formerly TensorFlow Lite (`mcl_tf.export.litert`), or "onnx" (`mcl_tf.export.onnx`).
+          precision: type of the weights: "float32", with SavedModel and LiteRT also "float16", with LiteRT also "int8";
+            None for the option `export_precision` or `litert_precision`.
+          images: with int8, normal images that were not trained on. int8 moves all scores a little; threshold and
+            held-out scores move as the scores of these images do. None leaves them as they are.
+          new_version: whether `path` is a folder of versions of a SavedModel, which gets a new one; of those that were
+            exported by this library, the oldest ones beyond `keep_versions` are removed.
           metrics: the results on a test split, for the model card.
 
         Returns:
-          The absolute path of the SavedModel.
+          The absolute path of the model.
 
         Raises:
-          UsageError: the path is a file, holds other files, is a mount point or the working directory, or cannot be
-            written.
+          UsageError: an argument is wrong or without effect, an extra is missing, or the path holds something else or
+            cannot be written.
         """
-        from mcl_tf.export import float16_weights, model_card, saved_model, signatures
+        from mcl_tf.export import formats
 
-        scorer, config = self._fitted(), self.config.serving
-        served_with = (self.calibration_scores_, self.class_names_)
-        card = model_card.make_card(self, config.export_precision, metrics)
-        if config.export_precision == "float16" and scorer.network is not None:
-            scorer = scorer.with_network(float16_weights.with_float16_weights(scorer.network))
-        return saved_model.export_saved_model(
-            signatures.ServedScorer(scorer, *served_with),
-            path,
-            card=card,
-            batch_sizes=config.serving_batch_sizes,
-            new_version=new_version,
-            keep=config.keep_versions,
-        )
+        self._fitted()
+        return formats.export(self, path, format, precision, images, new_version, metrics)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for `pickle`, `copy` and `joblib`: options, and the arrays that `save` writes."""

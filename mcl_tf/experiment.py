@@ -21,6 +21,7 @@ from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import UsageError, one_line
+from mcl_tf.export import formats
 from mcl_tf.localization import localize
 from mcl_tf.normal_images import select_held_out
 from mcl_tf.report.drawing import draw_report
@@ -88,12 +89,13 @@ def run(config: Config, load=load_source) -> dict:
     """
     config = with_run_directory(config)
     holds_run(config)  # other options are refused before the data are read
+    formats.check(config)
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
     task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load)
     directory = claim_directory(config, write=chief)
     if chief:
-        run_directory.try_targets(directory)
+        run_directory.try_targets(directory, config.serving.export)
         describe(config, task)
     detector = AnomalyDetector(config, image_size=task.image_size, detail_size=task.detail_size)
     labels = task.train_labels if config.data.labelled else None
@@ -134,9 +136,7 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, secon
         report.update({"localization": localize(detector.scorer_, test, masks)} if masks else {})
     with _collected(failures, run_directory.METRICS), atomic_file(directory / run_directory.METRICS) as file:
         file.write(json.dumps(report, indent=2) + "\n")
-    saved_model = "no place"
-    with _collected(failures, run_directory.SAVED_MODEL):
-        saved_model = detector.export(directory / run_directory.SAVED_MODEL, new_version=True, metrics=report)
+    exported = export(detector, task, directory, report, failures)
     with _collected(failures, run_directory.SCORES):
         columns = test_scores.names, test_scores.labels, test_scores.is_anomaly, test_scores.scores
         evaluation.write_scores(directory / run_directory.SCORES, *columns)
@@ -147,11 +147,37 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, secon
         table.show()
     draw_report(detector, test, test_scores, report, directory, seconds)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
-    _logger.info("%s: %s; SavedModel in %s", name, _result(detector, report, test_scores), saved_model)
+    _logger.info("%s: %s; %s", name, _result(detector, report, test_scores), exported)
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise UsageError(f"Some results could not be written to {directory}. Run it again to write them. {reasons}")
     return report
+
+
+def export(detector: AnomalyDetector, task: Task, directory: pathlib.Path, report: dict, failures: dict) -> str:
+    """Write the model in all formats that the configuration names; return in words what lies where.
+
+    Args:
+      detector: the fitted detector.
+      task: its images.
+      directory: the run directory.
+      report: the content of `metrics.json`.
+      failures: gets the reason of every format that could not be written, by the name of its file.
+    """
+    config, places = detector.config, []
+    for form in config.serving.export:
+        name, place = run_directory.EXPORTED[form], "no place"
+        measured = form == "litert" and config.serving.litert_precision == "int8"
+        with _collected(failures, name):
+            place = detector.export(
+                directory / name,
+                format=form,
+                images=held_out_images(config, task) if measured else None,
+                new_version=form == "saved_model",
+                metrics=report,
+            )
+        places.append(f"{formats.NAMES[form]} in {place}")
+    return ", ".join(places)
 
 
 def _result(detector: AnomalyDetector, report: dict, test_scores: TestScores) -> str:
@@ -204,7 +230,7 @@ def claim_directory(config: Config, write: bool = True) -> pathlib.Path:
     directory = pathlib.Path(config.run.run_dir)
     if holds_run(config) or not write:
         return directory
-    run_directory.refuse_foreign(directory)
+    run_directory.refuse_foreign(directory, config.serving.export)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_file(directory / CONFIG) as file:

@@ -18,7 +18,7 @@ class FileExplainer:
     """Adds to the rows of image files where in the image an anomaly is, and draws the images.
 
     Args:
-      explain: the signature `explain` of a SavedModel.
+      explain: the signature `explain` of a SavedModel; None for a model without one.
       folder: where the pictures are drawn, <path of the image>.png; "" for no pictures.
       files: all files that are scored; their paths are relative to the folder that they share.
       resume: whether there may be earlier pictures.
@@ -34,6 +34,8 @@ class FileExplainer:
         self._base = os.path.commonpath(folders) if folders else ""
         if self._folder is None:
             return
+        if explain is None:
+            raise UsageError(f"Heat maps need a SavedModel; files for other devices have none. Received: {folder}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             try_folder(self._folder)
@@ -50,7 +52,8 @@ class FileExplainer:
           contents: the bytes of the image.
         """
         row["place"] = ""
-        if not (row["is_anomaly"] or self._folder) or "heat_map" not in self._explain.structured_outputs:
+        known = self._explain is not None and "heat_map" in self._explain.structured_outputs
+        if not (known and (row["is_anomaly"] or self._folder)):
             return
         with jpeg_warnings.heard([contents], quiet=True):  # a damaged image is reported elsewhere
             image = decoding.decode_in_python(contents)

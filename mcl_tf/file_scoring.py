@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import pathlib
 import stat
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
 from mcl_tf.data import decoding, jpeg_warnings, listing, rare_formats
 from mcl_tf.errors import UsageError, one_line, printable
-from mcl_tf.export import set_threshold, version_folders
+from mcl_tf.export import runtimes, set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import check_version
 from mcl_tf.file_explanation import FileExplainer, is_within
@@ -42,7 +43,8 @@ def score_files(
     cannot be read are logged at the end, with the reason.
 
     Args:
-      saved_model: a SavedModel, or the folder of its versions, whose newest one is used.
+      saved_model: a SavedModel, or the folder of its versions, whose newest one is used, or a file FILE.tflite or
+        FILE.onnx of an export.
       images: a folder, read at any depth, or a glob such as "shots/**/*.png". Each file counts once, whatever links
         lead to it; the housekeeping of operating systems is left out. A folder that cannot be listed is unreadable.
       output: the file for the scores: CSV, or JSON lines if its name ends in .jsonl; `COLUMNS` are its columns.
@@ -59,7 +61,7 @@ def score_files(
         has scores of another model.
     """
     images, output = os.path.expanduser(images), os.path.expanduser(output)
-    path = version_folders.find(saved_model)
+    path = find_model(saved_model)
     prepared = size_and_resize(path)
     found = listing.find_files(images)
     files = [name for name in found.files if not (_same_file(name, output) or is_within(name, heatmaps))]
@@ -68,7 +70,7 @@ def score_files(
     score_file = ScoreFile(output, model_of(path), resume)
     left = [name for name in files if name not in score_file.scored]
     scorer = load_scorer(path)  # before the output is created
-    explainer = FileExplainer(scorer.explain, heatmaps, files, resume)
+    explainer = FileExplainer(getattr(scorer, "explain", None), heatmaps, files, resume)
     failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
@@ -153,15 +155,23 @@ def _list_classes(images) -> list[str]:
         raise UsageError(f"{images} cannot be listed: {error.strerror or error}") from None
 
 
+def find_model(path) -> pathlib.Path:
+    """Return the path of a file for another device, or of a SavedModel, see `version_folders.find`."""
+    file = pathlib.Path(path).expanduser().resolve()
+    return file if runtimes.is_device_model(file) else version_folders.find(path)
+
+
 def load_scorer(path):
-    """Load the signature `serving_default` of a SavedModel, with `explain` as an attribute.
+    """Load the signature `serving_default` of a SavedModel, with `explain` as an attribute, or the function of a file.
 
     Args:
-      path: the folder of the SavedModel.
+      path: the folder of the SavedModel, or the file.
 
     Raises:
       UsageError: it cannot be loaded or has no such signature.
     """
+    if runtimes.is_device_model(path):
+        return runtimes.load(path)
     try:
         model = tf.saved_model.load(str(path))
         scorer = model.signatures["serving_default"]
@@ -201,12 +211,12 @@ def make_rows(names, outputs) -> Iterator[dict]:
 
 
 def size_and_resize(path) -> tuple[int, str]:
-    """Return the arguments of `make_decoder` for a SavedModel.
+    """Return the arguments of `make_decoder` for a SavedModel or a file for another device.
 
     Raises:
       UsageError: it has no model card.
     """
-    card = read_card(path)
+    card = (runtimes.read_card if path.is_file() else read_card)(path)
     return card["image_size"], card["resize"]
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 from mcl_tf import persistence
 from mcl_tf.errors import UsageError
-from mcl_tf.export import version_folders
+from mcl_tf.export.formats import check_target
 from mcl_tf.run_record import FOLDERS
 from mcl_tf.tables import files
 from mcl_tf.utils import ownership
@@ -15,17 +15,23 @@ from mcl_tf.utils.atomic import try_folder
 
 METRICS, SCORES, PICTURE, PAGE = "metrics.json", "scores.csv", "report.png", "report.html"
 DETECTOR, SAVED_MODEL = persistence.RUN_FOLDER, "saved_model"
+EXPORTED = {"saved_model": SAVED_MODEL, "litert": "model.tflite", "onnx": "model.onnx"}  # by format
 _FILES = (METRICS, SCORES, PICTURE, PAGE, *files.FILES)
 _GROWING = (*FOLDERS, "train", "evaluation")  # checkpoints and curves, folders to which every start adds
 
 
-def refuse_foreign(directory: pathlib.Path) -> None:
+def refuse_foreign(directory: pathlib.Path, formats=("saved_model",)) -> None:
     """Check that a directory without a run has nothing that a run would overwrite.
+
+    Args:
+      directory: the run directory.
+      formats: those of the exported model.
 
     Raises:
       UsageError: it has.
     """
-    names = [name for name in (*_FILES, DETECTOR, SAVED_MODEL, *_GROWING) if os.path.lexists(directory / name)]
+    exported = [EXPORTED[form] for form in formats]
+    names = [name for name in (*_FILES, DETECTOR, *exported, *_GROWING) if os.path.lexists(directory / name)]
     if names:
         raise UsageError(
             f"run_dir {directory} holds no run, and a run would write over what lies there. Choose another run_dir. "
@@ -33,19 +39,21 @@ def refuse_foreign(directory: pathlib.Path) -> None:
         )
 
 
-def is_finished(directory: pathlib.Path) -> bool:
-    """Return whether a run has written all of its results; the picture is none of them."""
-    return all((directory / name).exists() for name in (METRICS, SCORES, DETECTOR, SAVED_MODEL))
+def is_finished(directory: pathlib.Path, formats=("saved_model",)) -> bool:
+    """Return whether a run has written all of its results; the picture and the page are none of them."""
+    names = (METRICS, SCORES, DETECTOR, *(EXPORTED[name] for name in formats))
+    return all((directory / name).exists() for name in names)
 
 
-def try_targets(directory: pathlib.Path) -> None:
+def try_targets(directory: pathlib.Path, formats=("saved_model",)) -> None:
     """Try, before a training, whether its results can be written afterwards.
 
     Args:
       directory: the run directory.
+      formats: those of the exported model.
 
     Raises:
-      UsageError: names what cannot be written.
+      UsageError: names what cannot be written, or the extra that a format needs.
     """
     for name in _FILES:
         if (directory / name).is_dir() or os.path.ismount(directory / name):
@@ -54,7 +62,8 @@ def try_targets(directory: pathlib.Path) -> None:
         if (directory / name).exists() and not (directory / name).is_dir():
             raise UsageError(f"A run writes a folder {directory / name}. Received: a file")
     persistence.check_target(directory / DETECTOR)
-    version_folders.check_target(directory / SAVED_MODEL)
+    for form in formats:
+        check_target(directory / EXPORTED[form], form)
     for folder in (directory, *(directory / name for name in _GROWING)):
         try:
             try_folder(folder)

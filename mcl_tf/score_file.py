@@ -23,7 +23,10 @@ _TEXT: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def model_of(saved_model) -> str:
-    """Return the fingerprint of a SavedModel for the column `model`; a copy of its folder has the same.
+    """Return the fingerprint of a model for the column `model`; a copy of it has the same.
+
+    Args:
+      saved_model: the folder of a SavedModel, or the file of an export for another device.
 
     Raises:
       UsageError: it cannot be read.
@@ -31,7 +34,8 @@ def model_of(saved_model) -> str:
     path = pathlib.Path(saved_model)
     try:
         # A letter first, or a spreadsheet may take it for a number.
-        return "m" + file_hash(path / "saved_model.pb", *sorted((path / "variables").glob("variables.*")))
+        files = [path / "saved_model.pb", *sorted((path / "variables").glob("variables.*"))]
+        return "m" + file_hash(*([path] if path.is_file() else files))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -47,6 +47,9 @@ class SelfEnsembleScorer(tf.keras.Model):
       resize: what becomes of images that are not square, see `views.prepare`.
     """
 
+    # How images are brought to a size. An export sets another function of the same result.
+    to_size: Any = staticmethod(views.prepare)
+
     def __init__(
         self,
         network,
@@ -101,7 +104,7 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def prepare(self, images):
         """Bring images uint8 [n, h, w, c] to the stored size: uint8 [n, image_size, image_size, 3]."""
-        return views.prepare(images, self.image_size, self.resize)
+        return self.to_size(images, self.image_size, self.resize)
 
     def embed(self, images, count: int):
         """Embed the views of one batch of images.
@@ -124,7 +127,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         if self.network is None:
             return self.texture(self.prepare(images))[:, None], None
         # Through the stored size, so that an image has the same embedding whatever way it comes.
-        images = views.prepare(self.prepare(images), self.network_size)
+        images = self.to_size(self.prepare(images), self.network_size)
         images, length = views.without_empty_batch(images)
         # Floats are turned and not bytes, about whose transposition oneDNN complains on processors without AVX-512.
         embeddings, features = self.embed_floats(views.to_float(images), count)

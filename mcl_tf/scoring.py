@@ -60,5 +60,5 @@ def rotation_evidence(distances, rotations, classes):
       higher for more anomalous images.
     """
     squared = tf.square(tf.cast(tf.gather(distances, classes, axis=3, batch_dims=1), tf.float32))
-    own = tf.linalg.diag_part(tf.gather(squared, rotations, axis=2))
+    own = tf.stack([squared[:, view, rotation] for view, rotation in enumerate(rotations)], axis=1)
     return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)

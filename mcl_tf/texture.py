@@ -142,7 +142,7 @@ class TextureDescriptor(tf.keras.layers.Layer):
           float32 [n, image_size, image_size], in standard deviations of the place; higher for more anomalous places.
         """
         images, count = views.without_empty_batch(images)
-        places = self._squares_and_map(images, 0)[1]
+        places = tf.abs(self._squares_and_map(images, 0)[1])  # what is flatter than normal is anomalous, too
         border = self.image_size - places.shape[1]
         padding = [border // 2, border - border // 2]
         return tf.pad(places, [[0, 0], padding, padding, [0, 0]], "SYMMETRIC")[:count, ..., 0]

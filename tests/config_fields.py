@@ -35,4 +35,5 @@ def other_value(name):
         return next(option for option in CHOICES[name] if option != default)
     if name in BOOLEANS:
         return not default
-    return {"serving_batch_sizes": (2, 4096), "normal": ("cat", "9")}.get(name, "somewhere/else")
+    others = {"export": ("onnx", "litert"), "serving_batch_sizes": (2, 4096), "normal": ("cat", "9")}
+    return others.get(name, "somewhere/else")

@@ -22,6 +22,7 @@ import sklearn.covariance
 import sklearn.metrics
 import tensorflow as tf
 from absl import flags as absl_flags
+from PIL import Image
 
 import flags
 import mcl_tf
@@ -594,6 +595,72 @@ def test_no_collapse_on_synthetic_images(draw, count):
         assert (detector.restarts_, detector.fitted_config_.scoring.score) == (0, "both")
     scores = detector.decision_function(images[count:])
     assert sklearn.metrics.roc_auc_score(np.arange(80) >= 40, scores) > 0.9
+
+
+# P-values, and new normal images.
+
+
+def test_p_values_are_those_of_the_calibration_scores(trained):
+    images = np.concatenate([noise(5, seed=9), smooth(3)])
+    expected = calibration.p_values(trained.calibration_scores_, trained.decision_function(images))
+    np.testing.assert_array_equal(trained.score_samples(images), expected)
+    np.testing.assert_array_equal(trained.predict_proba(images), np.stack([expected, 1 - expected], axis=1))
+
+
+def test_images_of_several_sizes_and_files_have_the_scores_of_arrays(trained, tmp_path):
+    images = [*noise(2, seed=9), smooth(1)[0], noise(1, 20, 12, seed=3)[0]]
+    expected = np.concatenate([trained.decision_function(image[None]) for image in images])
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    for source in (images, paths):
+        np.testing.assert_allclose(trained.decision_function(source), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("score", ["image", "both"])
+def test_an_update_is_what_a_fit_without_training_learns(score):
+    """Without training, the network follows from the seed alone, so that only what is fitted after it can differ."""
+    options = {"score": score, "image_size": 16, "detail_size": 16}
+    updated, expected = make_detector(**options).fit(noise(COUNT)), make_detector(**options).fit(smooth(COUNT))
+    assert updated.update(smooth(COUNT)) is updated
+    for name, value in expected.scorer_.state().items():
+        np.testing.assert_allclose(updated.scorer_.state()[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(updated.calibration_scores_, expected.calibration_scores_, rtol=1e-5, atol=1e-6)
+    assert updated.threshold_ == pytest.approx(expected.threshold_, rel=1e-5)
+
+
+@pytest.mark.parametrize(("draw", "level"), [(noise, "INFO"), (smooth, "WARNING")], ids=["same", "other"])
+def test_an_update_says_how_far_the_new_images_are(draw, level, library_log):
+    detector = make_detector().fit(noise(COUNT))
+    library_log.clear()
+    detector.update(draw(COUNT, seed=1))
+    (record,) = [record for record in library_log.records if "The old threshold flagged" in record.message]
+    assert record.levelname == level
+    assert ("should be trained anew" in record.message) == (level == "WARNING")
+
+
+def test_an_update_that_fails_changes_nothing(monkeypatch):
+    detector = make_detector().fit(noise(COUNT))
+    before, scores = detector.scorer_.state(), detector.decision_function(smooth(3))
+    for bad in (noise(1), np.repeat(noise(1), COUNT, 0)):
+        with pytest.raises(mcl_tf.UsageError, match="two normal images|must differ"):
+            detector.update(bad)
+    monkeypatch.setattr(fitting, "fit_units", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        detector.update(smooth(COUNT))
+    for name, value in detector.scorer_.state().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    np.testing.assert_array_equal(detector.decision_function(smooth(3)), scores)
+
+
+def test_an_update_needs_the_classes_of_the_training():
+    images, labels = tinted(COUNT)
+    detector = make_detector().fit(images, labels, class_names=["red", "blue"])
+    with pytest.raises(mcl_tf.UsageError, match="1 classes need as many names. Received: red, blue"):
+        detector.update(images)
+    assert detector.update(images, labels).class_names_ == ("red", "blue")
+    with pytest.raises(mcl_tf.UsageError, match="call fit or load first"):
+        make_detector().update(images)
 
 
 # Threshold.

@@ -195,7 +195,7 @@ def quick(scored, monkeypatch):
 
 def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
     report = experiment.finish(detector, task, tmp_path)
-    assert exports == [{"new_version": True, "metrics": report}]
+    assert exports == [{"format": "saved_model", "images": None, "new_version": True, "metrics": report}]
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     assert report["dataset"] == "digits"
     assert report["normal"] == ["bright"]
@@ -258,6 +258,25 @@ def test_a_report_has_the_accuracy_and_every_set_of_anomalies(
         ("blobs", 1.0),
     ]
     assert "| uniform | 2 | 0.8000 | 0.2000 |" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_models_for_other_devices_are_results(precision, quick, detector, task, exports, tmp_path, monkeypatch):
+    config = detector.config.replace(export=("litert", "onnx"), litert_precision=precision)
+    monkeypatch.setattr(detector, "config", config)
+    (tmp_path / "model.onnx").mkdir()  # in its way
+    with pytest.raises(UsageError, match="Some results could not be written to .*model.onnx: "):
+        experiment.finish(detector, task, tmp_path)
+    written = {*EVERYTHING, "model.tflite", "model.onnx"} - {"saved_model"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)
+    litert, onnx = exports
+    assert [(call["format"], call["new_version"]) for call in exports] == [("litert", False), ("onnx", False)]
+    assert onnx["images"] is None
+    if precision == "float16":
+        assert litert["images"] is None
+    else:
+        held_out = task.train[experiment.select_held_out(task.train_labels, CONFIG)]
+        assert np.array_equal([image for image, *_ in litert["images"].as_numpy_iterator()], held_out)
 
 
 @pytest.mark.parametrize("names", [None, tuple(f"{index}.png" for index in range(20))])

@@ -1,5 +1,7 @@
 """What a run would overwrite, and what it could not write."""
 
+import importlib.util
+
 import pytest
 
 from mcl_tf import run_directory
@@ -61,3 +63,21 @@ def test_a_detector_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "detector" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="needs a folder of its own. .*detector holds config.json"):
         run_directory.try_targets(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_model_for_another_device_replaces_no_file_of_others(kind, tmp_path):
+    run_directory.try_targets(tmp_path, ("saved_model", "litert"))
+    path = tmp_path / "model.tflite"
+    path.touch() if kind == "file" else path.mkdir()
+    run_directory.refuse_foreign(tmp_path)  # a run without this format writes nothing there
+    with pytest.raises(UsageError, match="Received: model.tflite$"):
+        run_directory.refuse_foreign(tmp_path, ("litert",))
+    with pytest.raises(UsageError, match=str(path)):
+        run_directory.try_targets(tmp_path, ("litert",))
+
+
+def test_a_missing_extra_is_named_before_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'mcl_tf\[onnx\]'"):
+        run_directory.try_targets(tmp_path, ("onnx",))

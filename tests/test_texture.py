@@ -90,8 +90,9 @@ def test_maps_are_standardized_per_place_with_a_share_of_all_places():
     descriptor.fit(images)
     means, spreads = descriptor.place_means[0].numpy()[..., 0], descriptor.place_spreads[0].numpy()[..., 0]
     heat = descriptor.heat_map(tf.constant(images)).numpy()[:, 3:-3, 3:-3]  # a patch has 3 pixels beyond its middle
-    assert heat.shape[1:] == means.shape
-    logarithms = np.float64(heat) * spreads + means
+    standardized = descriptor._squares_and_map(tf.constant(images), 0)[1].numpy()[..., 0]
+    np.testing.assert_array_equal(heat, np.abs(standardized))
+    logarithms = np.float64(standardized) * spreads + means
     mean, variance = logarithms.mean(0), logarithms.var(0)
     np.testing.assert_allclose(means, 0.75 * mean + 0.25 * mean.mean(), atol=1e-3)
     np.testing.assert_allclose(spreads, np.sqrt(0.75 * variance + 0.25 * variance.mean()) + 0.001, rtol=1e-3)

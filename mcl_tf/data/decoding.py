@@ -192,16 +192,18 @@ def decode_in_python(contents: bytes) -> np.ndarray:
     """
     if rare_formats.name_of(contents):
         return rare_formats.decode(contents)
-    return _decode_any(tf.constant(contents)).numpy()
+    pixels, found = _decode_any(tf.constant(contents))
+    return orientation.turn_array(pixels.numpy(), int(found))
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def _decode_any(contents):
+    """Return the pixels of an image as they are stored, and its orientation."""
     kinds, sides, turned = _read_headers(contents[None])
     wanted = _is_wanted(kinds[0], _own_sides(contents, kinds[0], sides[0]))
     with demand(wanted, "not an image"):
         found = _orientations(contents[None], kinds, turned)[0]
-    return _pixels(contents, kinds[0], found)
+    return _stored_pixels(contents, kinds[0]), found
 
 
 def _decode_and_resize(part, size, resize):
@@ -240,10 +242,15 @@ def _decode_png(contents):
     return tf.io.decode_png(contents, channels=3)
 
 
+def _stored_pixels(contents, kind):
+    """Decode an image of a known format to uint8 [h, w, 3], in the orientation that it is stored in."""
+    decoders = (_decode_jpeg, _decode_png, gif.decode, bmp.decode)
+    return tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
+
+
 def _pixels(contents, kind, found):
     """Decode an image of a known format and orientation to uint8 [h, w, 3], upright."""
-    decoders = (_decode_jpeg, _decode_png, gif.decode, bmp.decode)
-    pixels = tf.switch_case(kind, [functools.partial(decoder, contents) for decoder in decoders])
+    pixels = _stored_pixels(contents, kind)
     pixels = tf.cond(found > 1, lambda: orientation.turn(pixels, found), lambda: pixels)
     return tf.ensure_shape(pixels, [None, None, 3])
 

@@ -107,3 +107,10 @@ def turn(image, orientation):
     is_one_of = lambda *values: tf.reduce_any(orientation == tf.constant(values, tf.int64))  # noqa: E731
     mirrored = tf.stack([is_one_of(3, 4, 7, 8), is_one_of(2, 3, 6, 7), False])
     return tf.raw_ops.Reverse(tensor=image, dims=mirrored)  # tf.reverse needs to know the axes
+
+
+def turn_array(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image upright outside of a graph, see `turn`."""
+    image = image.transpose(1, 0, 2) if orientation >= 5 else image
+    image = image[::-1] if orientation in (3, 4, 7, 8) else image
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image

@@ -87,7 +87,7 @@ def write_card(saved_model: pathlib.Path, card: dict[str, Any]) -> None:
     """Write the card into the folder of a SavedModel."""
     path = saved_model / EXTRA / CARD
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(card, indent=2) + "\n")
+    path.write_text(to_json(card))
 
 
 def read_card(saved_model) -> dict[str, Any]:
@@ -101,11 +101,29 @@ def read_card(saved_model) -> dict[str, Any]:
     """
     path = pathlib.Path(saved_model) / EXTRA / CARD
     try:
-        card = json.loads(path.read_text())
-        card.setdefault("resize", "squeeze")  # cards of the first development version have none
-        known = isinstance(card["image_size"], int) and card["resize"] in RESIZES
-        if not (known and isinstance(card["threshold"], dict)):
-            raise ValueError("image_size, resize or threshold is not what the export writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse_card(path.read_text())
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a model card as written by the export: {error}") from None
+
+
+def to_json(card: dict[str, Any]) -> str:
+    """Return a card as indented JSON."""
+    return json.dumps(card, indent=2) + "\n"
+
+
+def parse_card(text: str) -> dict[str, Any]:
+    """Return the card that a JSON text holds.
+
+    Raises:
+      ValueError: it holds none with the fields that scoring needs.
+    """
+    card = json.loads(text)
+    try:
+        card.setdefault("resize", "squeeze")  # cards of the first development version have none
+        usable = isinstance(card["image_size"], int) and isinstance(card["threshold"], dict)
+        usable = usable and card["resize"] in RESIZES
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(error) from None
+    if not usable:
+        raise ValueError("image_size, resize or threshold is not what the export writes")
     return card

@@ -95,7 +95,7 @@ def _measure(config: Config, options: TableOptions, kept: KeptSources) -> Mappin
 
 
 def _is_finished(config: Config) -> bool:
-    return holds_run(config) and run_directory.is_finished(pathlib.Path(config.run.run_dir))
+    return holds_run(config) and run_directory.is_finished(pathlib.Path(config.run.run_dir), config.serving.export)
 
 
 def _baselines(config: Config, kept: KeptSources) -> dict[str, float]:

@@ -136,6 +136,31 @@ def write_archive(archive, path: str) -> None:
     archive.write_out(path, **({"verbose": False} if KERAS_3 else {}))
 
 
+def frozen(function, specification):
+    """Return a function of one tensor that has no variables: their values are constants of its graph.
+
+    Args:
+      function: from a tensor to {name: tensor}.
+      specification: the `tf.TensorSpec` of the tensor.
+    """
+    # TensorFlow has no public name for this; its own converters use it, in both stacks.
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    concrete = tf.function(function, input_signature=[specification], autograph=False).get_concrete_function()
+    names = sorted(concrete.structured_outputs)  # the order in which a graph lists the values of a dictionary
+    constant = convert_variables_to_constants_v2(concrete)
+    graph, ends = constant.graph.as_graph_def(), [output.name for output in constant.outputs]
+    functions = [function.node_def for function in graph.library.function]
+    for node in (node for nodes in (graph.node, *functions) for node in nodes):
+        node.attr.pop("_gradient_op_type", None)  # a SavedModel would store custom gradients, and not all can be
+
+    def call(tensor):
+        values = tf.graph_util.import_graph_def(graph, {constant.inputs[0].name: tensor}, ends, name="frozen")
+        return dict(zip(names, values, strict=True))
+
+    return tf.function(call, input_signature=[specification], autograph=False)
+
+
 def exclude_from_decay(optimizer, variables) -> None:
     """Exclude variables from an optimizer's weight decay; the class of TensorFlow Addons goes by their names."""
     if hasattr(optimizer, "exclude_from_weight_decay") and callable(optimizer.exclude_from_weight_decay):

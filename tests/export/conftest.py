@@ -70,6 +70,42 @@ def _parse_output(line):
     return name, array.reshape([int(side) for side in shape.split(",")])
 
 
+@pytest.fixture(scope="session")
+def tiny_litert(tiny_detector, tmp_path_factory):
+    """The path of the tiny detector's model for LiteRT."""
+    folder = make_once(
+        tmp_path_factory, "litert", lambda folder: tiny_detector.export(folder / "model.tflite", format="litert")
+    )
+    return folder / "model.tflite"
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_detector, tmp_path_factory):
+    """The path of the tiny detector's model for ONNX Runtime; without its packages, tests are skipped."""
+    for name in ("onnxruntime", "tf2onnx"):
+        pytest.importorskip(name)
+    folder = make_once(
+        tmp_path_factory, "onnx", lambda folder: tiny_detector.export(folder / "model.onnx", format="onnx")
+    )
+    return folder / "model.onnx"
+
+
+@pytest.fixture
+def stand_in():
+    """Function that makes a stand-in for a `ServedScorer` from a function of images [n, 4, 4, 3] to scores [n]."""
+
+    def make(function, threshold=0.5, held_out=(0.0, 1.0, 1.0)):
+        def score_batch(images):
+            return {"score": function(images), "nearest_class": tf.zeros(tf.shape(images)[:1], tf.int32)}
+
+        scorer = types.SimpleNamespace(
+            network=None, image_size=4, threshold=np.float32(threshold), score_batch=score_batch
+        )
+        return types.SimpleNamespace(scorer=scorer, calibration_scores=np.array(held_out, np.float32))
+
+    return make
+
+
 @pytest.fixture
 def empty_served(monkeypatch):
     """A stand-in for a `ServedScorer`, which has no signatures; its archive is written without TensorFlow."""
