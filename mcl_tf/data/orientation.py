@@ -6,6 +6,7 @@ the image data. Whatever is malformed counts as upright.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from mcl_tf.data.encoded_bytes import bytes_at, numbers, numbers_at
