@@ -26,6 +26,7 @@ from flags import (
     MODULES,
     config_from_flags,
     drift_arguments,
+    evaluation_arguments,
     refuse_other_modes,
     score_files_arguments,
     table_options,
@@ -67,7 +68,13 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return 0
     refuse_other_modes()
-    if absl_flags.FLAGS.mode == "score":
+    if absl_flags.FLAGS.mode == "evaluate":
+        evaluation = evaluation_arguments()
+        prepare_process()
+        from mcl_tf.reevaluation import evaluate
+
+        evaluate(**evaluation)
+    elif absl_flags.FLAGS.mode == "score":
         files_to_score = score_files_arguments()
         prepare_process()
         from mcl_tf.file_scoring import score_files

@@ -10,7 +10,7 @@ from absl import flags
 
 from flags import data, files, model, run, scoring, serving, table, training
 from flags.define import to_field
-from mcl_tf.config import Config
+from mcl_tf.config import EVALUATED, Config
 from mcl_tf.errors import UsageError
 from mcl_tf.tables.plans import EACH, TableOptions, is_table
 
@@ -54,6 +54,17 @@ def table_options(config: Config, values: flags.FlagValues = flags.FLAGS) -> Tab
         if values[name].value:
             raise UsageError(f"--{name} needs --normal={EACH} or --splits. Received: neither")
     return None
+
+
+def evaluation_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """Return the arguments of `reevaluation.evaluate` for a parsed command line.
+
+    Raises:
+      UsageError: the run directory is missing.
+    """
+    config = config_from_flags(values).flat()
+    options = {name: config[name] for name in EVALUATED if values[name].present}
+    return {**_needed(values, "run_dir"), "options": options, "data_dir": config["data_dir"]}
 
 
 def score_files_arguments(values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
@@ -109,6 +120,7 @@ def _flags_by_mode() -> dict[str, set[str]]:
     """Return the names of the flags that have an effect, by mode."""
     return {
         "train": {*Config().flat(), *_TABLE, "manifest"},
+        "evaluate": {*EVALUATED, "run_dir", "data_dir"},
         "score": {"saved_model", "images", "output", "heatmaps", "resume", "scoring_batch_size"},
         "threshold": {"saved_model", "images", "normal", "target"},
         "drift": {"scores", "saved_model", "by", "output"},

@@ -1,12 +1,14 @@
-"""Work with an exported model: scoring of image files, another threshold, drift of the scores."""
+"""Work with a finished run or an exported model: another evaluation, scores of files, another threshold, drift."""
 
 from absl import flags
 
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "score", "threshold", "drift"],
-    "`train` trains, scores the test split and exports. `score` scores image files with a SavedModel and needs "
+    ["train", "evaluate", "score", "threshold", "drift"],
+    "`train` trains, scores the test split and exports. `evaluate` repeats that for a finished run, without training, "
+    "with other --views, --method, --embedding, --evidence, --shrinkage, --pass_rate or --anomaly_dataset, and needs "
+    "--run_dir. `score` scores image files with a SavedModel and needs "
     "--saved_model, --images and --output. `threshold` writes a version of a SavedModel with another threshold, "
     "chosen from labelled examples, and needs --saved_model, --images and --normal. `drift` tests whether scores are "
     "still those of normal images, and needs --scores.",

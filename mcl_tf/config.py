@@ -21,12 +21,11 @@ ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
 PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir")  # where ~ is expanded
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
+_OF_SCORING = ("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size")
+EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evaluation of a finished run can change
 # A training does not depend on these: options of the scoring that follow it, and names of the images, which are known
 # by their contents. `score` and `pass_rate` decide which images are trained on.
-_NOT_OF_TRAINING = (
-    *("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"),
-    *("dataset", "normal", "anomaly_dataset"),
-)
+_NOT_OF_TRAINING = (*_OF_SCORING, "dataset", "normal", "anomaly_dataset")
 EXPORTS = ("saved_model", "litert", "onnx")
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}

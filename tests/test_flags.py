@@ -103,7 +103,7 @@ def test_command_lines(arguments, expected):
         ("--normal=", ["normal"]),
         ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "an integer from 1 to 4096", "many"]),
         ("--normal=1,,2", ["normal"]),
-        ("--mode=serve", ["mode", "train|score|threshold|drift", "serve"]),
+        ("--mode=serve", ["mode", "train|evaluate|score|threshold|drift", "serve"]),
         ("--nonsense=1", ["nonsense"]),
     ],
 )
@@ -277,3 +277,13 @@ def test_every_flag_belongs_to_a_mode():
     from flags.build import _flags_by_mode
 
     assert set().union(*_flags_by_mode().values()) == {*FIELDS, *OTHERS, *TABLE} - {"mode"}
+
+
+def test_evaluation_arguments():
+    values = parse_flags("--mode=evaluate", "--run_dir=runs/parts", "--views=1", "--noevidence")
+    expected = {"run_dir": "runs/parts", "options": {"views": 1, "evidence": False}, "data_dir": ""}
+    assert flags.evaluation_arguments(values) == expected
+    with pytest.raises(UsageError, match="--mode=evaluate needs --run_dir. Received: no --run_dir"):
+        flags.evaluation_arguments(parse_flags("--mode=evaluate", "--views=1"))
+    with pytest.raises(UsageError, match="--epochs needs --mode=train. Received: --mode=evaluate"):
+        flags.refuse_other_modes(parse_flags("--mode=evaluate", "--run_dir=runs/parts", "--epochs=3"))

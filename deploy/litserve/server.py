@@ -111,10 +111,9 @@ class ImageScorer(litserve.LitAPI):
             tf.config.list_physical_devices()
         from mcl_tf import file_scoring
         from mcl_tf.export import version_folders
-        from mcl_tf.export.model_card import read_card
 
         path = version_folders.find(self.saved_model)
-        self.decode = file_scoring.make_decoder(read_card(path)["image_size"])
+        self.decode = file_scoring.make_decoder(*file_scoring.size_and_resize(path))
         scorer = file_scoring.load_scorer(path)
         self.score = lambda images: file_scoring.make_rows([""] * len(images), file_scoring.score_batch(scorer, images))
         with captured_messages():
