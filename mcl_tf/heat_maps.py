@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from mcl_tf import views
 
-UNUSUAL = (4.0, 10.0)  # standard deviations; few places of a normal image are above the first value
+UNUSUAL = (2.5, 6.0)  # standard deviations; few places of a normal image are above the first value
 _OPACITY = 0.75
 _GRID = 16  # places per side behind a map of gradients
 

@@ -9,7 +9,7 @@ on crops and colour jitter is blind to brightness. This descriptor needs no trai
   a linear prediction of a pixel from its neighbours cannot explain.
 - Map, at three scales: the mean square over all components at every place, which is the Mahalanobis distance of the
   patch. The logarithm of the smoothed map is standardized per place. Its mean, spread and extremes are part of the
-  descriptor, and the map of the finest scale shows where an image differs.
+  descriptor, and the maps of the two finest scales show where an image differs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from mcl_tf.utils import compat
 PATCH = 7  # pixels
 SCALES = (1, 4, 16)  # pixels are averaged over blocks of these sides
 _BLUR = 2.0  # standard deviation of the smoothing of a map, in its pixels
+# Chosen on pasted defects in textiles and solar cells: the finest scale alone had a pixel AUROC of 0.77 and 0.81, two
+# scales 0.80 and 0.89, and smoothed 0.83 and 0.92; the coarsest scale adds nothing.
+_MAP_SCALES, _MAP_BLUR = 2, 4.0
 _PERCENTILES = (0.0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0)
 _EXTREME = 0.005  # share of the places that are the extremes of a map
 _PATCHES = 60_000  # number of patches behind the covariance of a scale
@@ -139,13 +142,21 @@ class TextureDescriptor(tf.keras.layers.Layer):
           images: uint8 [n, image_size, image_size, 3].
 
         Returns:
-          float32 [n, image_size, image_size], in standard deviations of the place; higher for more anomalous places.
+          float32 [n, image_size, image_size], in standard deviations of the place, the root of the mean square over the
+          two finest scales; higher for more anomalous places.
         """
         images, count = views.without_empty_batch(images)
-        places = tf.abs(self._squares_and_map(images, 0)[1])  # what is flatter than normal is anomalous, too
-        border = self.image_size - places.shape[1]
+        squares = []
+        border = PATCH - 1
         padding = [border // 2, border - border // 2]
-        return tf.pad(places, [[0, 0], padding, padding, [0, 0]], "SYMMETRIC")[:count, ..., 0]
+        for index, scale in enumerate(self.scales[:_MAP_SCALES]):
+            if squares and self.image_size // scale < 2 * border:
+                continue  # the map would be smaller than what is added at its edges
+            # Squared, because what is flatter than normal is anomalous, too.
+            places = tf.square(self._squares_and_map(images, index)[1])
+            places = tf.pad(places, [[0, 0], padding, padding, [0, 0]], "SYMMETRIC")
+            squares.append(tf.image.resize(places, [self.image_size] * 2))
+        return _blur(tf.sqrt(tf.add_n(squares) / len(squares)), _MAP_BLUR)[:count, ..., 0]
 
     def _scaled(self, images, scale: int):
         """Standardize images by all normal ones, and average them over blocks: float32 [n, h, w, c]."""
@@ -188,11 +199,11 @@ def _map_statistics(places):
     return tf.stack([mean[:, 0], tf.math.log(tf.math.reduce_std(rest, axis=1) + 1e-3), highest, lowest], axis=1)
 
 
-def _blur(places):
+def _blur(places, deviation: float = _BLUR):
     """Smooth maps [n, h, w, 1] by a Gaussian; beyond the edges they are mirrored."""
     side = places.shape[1]
-    radius = min(int(np.ceil(2.5 * _BLUR)), side - 1)
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / _BLUR) ** 2)
+    radius = min(int(np.ceil(2.5 * deviation)), side - 1)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
     kernel = (kernel / kernel.sum()).astype(np.float32)
     places = tf.pad(places, [[0, 0], [radius, radius], [radius, radius], [0, 0]], "SYMMETRIC")
     places = tf.nn.conv2d(places, kernel[:, None, None, None], 1, "VALID")

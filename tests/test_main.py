@@ -385,7 +385,7 @@ def test_score_mode_passes_its_flags_to_score_files(call_main, monkeypatch):
     files = {"saved_model": "model", "images": "shots", "output": "scores.csv"}
     options = (f"--{name}={value}" for name, value in files.items())
     assert call_main("--mode=score", *options, "--resume", "--scoring_batch_size=16") == 0
-    assert calls == [{**files, "resume": True, "batch_size": 16}]
+    assert calls == [{**files, "resume": True, "batch_size": 16, "heatmaps": ""}]
 
 
 def test_threshold_mode_passes_its_flags_to_choose_threshold(call_main, monkeypatch):
@@ -415,7 +415,7 @@ def test_threshold_mode_needs_its_flags(arguments, received, call_main, capsys):
 @pytest.mark.slow
 def test_drift_mode_reports_without_tensorflow(tmp_path):
     """A file of scores alone is enough: every held-out image is as likely as the others to be the next higher one."""
-    rows = [f"{index}.png,{index},0,{(index % 20 + 1) / 20:.9g},0,a,9 bytes of 5,m1" for index in range(40)]
+    rows = [f"{index}.png,{index},0,{(index % 20 + 1) / 20:.9g},0,a,,9 bytes of 5,m1" for index in range(40)]
     (tmp_path / "scores.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
     code = (
         "import sys, main; code = main.main(['main.py', '--mode=drift', '--by=none', *sys.argv[1:]]); "
@@ -440,8 +440,8 @@ def test_a_wrong_folder_is_refused_in_one_line(image_folder, call_main, tmp_path
         (folder / name).write_bytes(contents[: len(contents) // 2])
     assert call_main(*command) == 2
     line = only_line(capfd.readouterr().err)
-    assert line.startswith(f"{folder}/train/good/4.jpeg is a JPEG that cannot be decoded")
-    assert "1 more file" in line
+    assert line.startswith(f"{folder}/test/cut/ü, 1.jpg is a JPEG that cannot be decoded")
+    assert line.endswith("At most 0.01 of the 5 images may be unreadable")
     shutil.rmtree(folder / "train")
     assert call_main(*command) == 2
     assert "no train images" in only_line(capfd.readouterr().err)

@@ -157,7 +157,7 @@ def test_the_heat_map_shows_a_defect(scorer, row, column):
     heat = explanation.heat_map(scorer, tf.constant(images)).numpy()
     assert heat.shape == (6, SIZE, SIZE)
     inside = heat[:, row - 6 : row + 6, column - 6 : column + 6].mean((1, 2))
-    assert (inside > heat.mean((1, 2)) + 1.0).all()
+    assert (inside > heat.mean((1, 2)) + 0.5).all()
 
 
 def test_state_round_trip(scorer):

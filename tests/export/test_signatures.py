@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import views
+from mcl_tf import explanation, views
 from mcl_tf.export.saved_model import export_saved_model
 from mcl_tf.export.signatures import ServedScorer, to_rgb
 from tests.encoded_images import BAD, GOOD, IMAGE
@@ -27,7 +27,9 @@ def expected_answer(detector, images, name):
     if name == "explain":
         shape = (len(images), 8)
         rotations = np.broadcast_to(np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int32), shape)
-        return {"distances": distances, "rotation": rotations, "flipped": np.broadcast_to([False, True] * 4, shape)}
+        heat = explanation.heat_map(detector.scorer_, images).numpy()
+        flipped = np.broadcast_to([False, True] * 4, shape)
+        return {"distances": distances, "rotation": rotations, "flipped": flipped, "heat_map": heat}
     outputs = detector.scorer_.evaluate_images(images)
     scores, classes = outputs["score"], outputs["nearest_class"]
     held_out = detector.calibration_scores_

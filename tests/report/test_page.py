@@ -40,7 +40,9 @@ def make_scored(detector, kinds):
 def make_page(detector, folder, kinds):
     """Write a page; return its path, the scores and the report."""
     scored = make_scored(detector, kinds)
-    task = types.SimpleNamespace(class_names=("good",), train=np.zeros(30), test=None if kinds == 1 else ())
+    task = types.SimpleNamespace(
+        test_parts=(), class_names=("good",), train=np.zeros(30), test=None if kinds == 1 else ()
+    )
     report = experiment.make_report(detector, task, scored)
     images = dict(enumerate(tinted_images(COUNT)[0]))
     page.write_page(folder / "report.html", detector, report, scored, images, 75.0)
