@@ -27,13 +27,17 @@ def explain(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
         flipped: bool [n, V], whether the view was flipped left-right before it was turned;
         heat_map: float32 [n, h, w], see `heat_map`.
     """
-    distances, count = scorer.distances(images), scorer.view_count
+    sides, images, count = tf.shape(images)[1:3], scorer.prepare(images), scorer.view_count
+    if scorer.texture is None:
+        distances, maps = _influence(scorer, images)
+    else:
+        distances, maps = scorer.distances(images), _local_map(scorer, images)
     shape = tf.shape(distances)[:2]
     return {
         "distances": distances,
         "rotation": tf.broadcast_to(tf.constant(views.view_rotations(count)), shape),
         "flipped": tf.broadcast_to(tf.constant(views.view_flips(count)), shape),
-        "heat_map": heat_map(scorer, images),
+        "heat_map": heat_maps.at_own_size(maps, sides, scorer.resize),
     }
 
 
@@ -71,13 +75,15 @@ def heat_map(scorer: SelfEnsembleScorer, images):
       images; with features of places, it is the mean of their map and of that of the texture. Without a local score, it
       is the influence of places on the self-ensemble of distances, in standard deviations over the places of the image.
     """
-    sides, images = tf.shape(images)[1:3], scorer.prepare(images)
-    maps = _influence(scorer, images) if scorer.texture is None else _local_map(scorer, images)
-    return heat_maps.at_own_size(maps, sides, scorer.resize)
+    return explain(scorer, images)["heat_map"]
 
 
 def _influence(scorer, images):
-    """Return the influence of the places of images uint8 [n, s, s, 3] on the self-ensemble, float32 [n, s, s]."""
+    """Return the distances of images uint8 [n, s, s, 3], and the influence of their places on the self-ensemble.
+
+    Returns:
+      float32 [n, V, C] and float32 [n, s, s].
+    """
     images, length = views.without_empty_batch(views.prepare(images, scorer.network_size))
     pixels = views.to_float(images)
     gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
@@ -85,7 +91,7 @@ def _influence(scorer, images):
         tape.watch(pixels)
         distances = gaussians.distances(scorer.embed_floats(pixels, scorer.view_count)[0], scorer.rotations)
         score, _ = scoring.self_ensemble(distances, scorer.config.method)
-    return heat_maps.from_gradient(tape.gradient(score, pixels))[:length]
+    return distances[:length], heat_maps.from_gradient(tape.gradient(score, pixels))[:length]
 
 
 def _local_map(scorer, images):

@@ -146,7 +146,7 @@ class TextureDescriptor(tf.keras.layers.Layer):
           two finest scales; higher for more anomalous places.
         """
         images, count = views.without_empty_batch(images)
-        squares = []
+        squares: list = []
         border = PATCH - 1
         padding = [border // 2, border - border // 2]
         for index, scale in enumerate(self.scales[:_MAP_SCALES]):
