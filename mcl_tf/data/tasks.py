@@ -138,7 +138,8 @@ def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", 
             f"or name an anomaly_dataset. Received: {','.join(config.normal)}"
         )
     train = source.read("train", normal).map(lambda image, _: image)
-    image_size, size = choose_sizes(config, score, source.image_shape, train)
+    with source.heard():  # a damaged image is reported later, by name
+        image_size, size = choose_sizes(config, score, source.image_shape, train)
     source.check([("test", None)], watch, config.max_unreadable)  # it would otherwise end the run after its training
     others = open_outliers(outliers, source, normal, size, config, lambda name: load(name, data_dir, ("test",), NAMES))
     for other in others:
@@ -171,16 +172,16 @@ def _read_training(source: Source, normal, size: int, config: DataConfig, watch,
             warn_of_lost_detail((image for image, _ in images), size)
         return read_images(source.prepared("train", normal, size, config.resize), size, watch)
 
-    parts = [("train", normal)]
-    try:
-        with source.heard() as warnings:
+    failure = None
+    with source.heard() as warnings:
+        try:
             images = read()
-    except tf.errors.OpError:
-        if source.check(parts, watch, config.max_unreadable):
-            return read()
-        raise
-    if warnings.found and source.check(parts, watch, config.max_unreadable):
+        except tf.errors.OpError as error:
+            failure = error.with_traceback(None)  # lets go of the iterator, whose threads would go on decoding
+    if (failure or warnings.found) and source.check([("train", normal)], watch, config.max_unreadable):
         return read()
+    if failure:
+        raise failure
     return images
 
 
