@@ -172,17 +172,18 @@ def _read_training(source: Source, normal, size: int, config: DataConfig, watch,
             warn_of_lost_detail((image for image, _ in images), size)
         return read_images(source.prepared("train", normal, size, config.resize), size, watch)
 
-    failure = None
-    with source.heard() as warnings:
-        try:
-            images = read()
-        except tf.errors.OpError as error:
-            failure = error.with_traceback(None)  # lets go of the iterator, whose threads would go on decoding
-    if (failure or warnings.found) and source.check([("train", normal)], watch, config.max_unreadable):
-        return read()
-    if failure:
-        raise failure
-    return images
+    with source.heard():  # also what the threads of a failed reading say until they end
+        failure = None
+        with source.heard() as warnings:
+            try:
+                images = read()
+            except tf.errors.OpError as error:
+                failure = error.with_traceback(None)  # lets go of the iterator, whose threads would go on decoding
+        if (failure or warnings.found) and source.check([("train", normal)], watch, config.max_unreadable):
+            return read()
+        if failure:
+            raise failure
+        return images
 
 
 def _read_test(source: Source, normal, others, size: int, resize: str):
