@@ -26,7 +26,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunIn
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from mcl_tf import file_scoring
-from mcl_tf.data import listing
+from mcl_tf.data import image_files, listing
 from mcl_tf.errors import UsageError, one_line
 from mcl_tf.export import version_folders
 
@@ -74,7 +74,7 @@ class _Decode(beam.DoFn):
         self.size, self.resize = size, resize
 
     def setup(self):
-        self.decode = file_scoring.make_decoder(self.size, self.resize)
+        self.decode = image_files.make_decoder(self.size, self.resize)
 
     def process(self, element):
         name, content = element
@@ -123,8 +123,8 @@ class _Read(beam.DoFn):
 
     def process(self, metadata):
         try:
-            if metadata.size_in_bytes > file_scoring.MAX_BYTES:
-                raise OSError(f"has more than {file_scoring.MAX_BYTES} bytes")
+            if metadata.size_in_bytes > image_files.MAX_BYTES:
+                raise OSError(f"has more than {image_files.MAX_BYTES} bytes")
             with beam.io.filesystems.FileSystems.open(
                 metadata.path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED
             ) as file:

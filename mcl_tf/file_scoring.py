@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import pathlib
-import stat
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,17 +12,16 @@ import tensorflow as tf
 
 from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
-from mcl_tf.data import decoding, jpeg_warnings, listing, rare_formats
+from mcl_tf.data import image_files, listing
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import runtimes, set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import check_version
 from mcl_tf.file_explanation import FileExplainer, is_within
 from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
-from mcl_tf.utils import compat, parallel
+from mcl_tf.utils import parallel
 from mcl_tf.utils.console import progress
 
-MAX_BYTES = 2**29  # per file; encoded images are smaller
 _logger = logging.getLogger(__name__)
 
 
@@ -74,7 +71,9 @@ def score_files(
     failed: list[tuple] = list(found.failed)
     with score_file, progress("Scoring") as bar:
         task = bar.add_task("", total=len(files), completed=len(files) - len(left), note="")
-        for rows, failures in scored_batches(scorer, left, make_decoder(*prepared), batch_size, explainer.complete):
+        for rows, failures in scored_batches(
+            scorer, left, image_files.make_decoder(*prepared), batch_size, explainer.complete
+        ):
             failed += failures
             score_file.write(rows)
             note = f"{len(failed)} unreadable" if failed else ""
@@ -125,7 +124,7 @@ def choose_threshold(
     names = [file for name in classes for file in found[name].files]
     is_anomaly = np.array([name not in normal for name in classes for _ in found[name].files])
     calibration.threshold_for(is_anomaly, is_anomaly, target)  # a wrong target is refused before all images are scored
-    decode = make_decoder(*size_and_resize(path))
+    decode = image_files.make_decoder(*size_and_resize(path))
     batches = list(scored_batches(load_scorer(path), names, decode, batch_size))
     failed = [failure for name in classes for failure in found[name].failed]
     failed += [failure for _, failures in batches for failure in failures]
@@ -211,7 +210,7 @@ def make_rows(names, outputs) -> Iterator[dict]:
 
 
 def size_and_resize(path) -> tuple[int, str]:
-    """Return the arguments of `make_decoder` for a SavedModel or a file for another device.
+    """Return the arguments of `image_files.make_decoder` for a SavedModel or a file for another device.
 
     Raises:
       UsageError: it has no model card.
@@ -220,46 +219,13 @@ def size_and_resize(path) -> tuple[int, str]:
     return card["image_size"], card["resize"]
 
 
-def read_bytes(name) -> tuple[bytes, str]:
-    """Read a file; return its bytes and "", or no bytes and the reason, as the end of a sentence."""
-    try:
-        status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            return b"", "is not a regular file"  # reading a pipe would block
-        if status.st_size > MAX_BYTES:
-            return b"", f"has more than {MAX_BYTES} bytes"
-        with open(name, "rb", buffering=0) as file:
-            return file.readall(), ""
-    except OSError as error:
-        return b"", f"cannot be read: {error.strerror or error}"
-
-
-@functools.lru_cache(maxsize=4)  # tracing takes seconds
-def make_decoder(size: int, resize: str = "squeeze"):
-    """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
-    decode = compat.graph(lambda contents: decoding.decode(contents, size, resize), [None], tf.string)
-
-    def decode_bytes(contents):
-        contents, failures = zip(*map(rare_formats.for_graph, contents), strict=True)
-        with jpeg_warnings.heard(contents) as warnings:
-            images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
-        found = zip(failures, (reason.decode() for reason in reasons.numpy()), strict=True)
-        reasons = np.array([failure or decoding.for_files(reason) for failure, reason in found], object)
-        if warnings.found:  # by which of the images, only decoding them one by one can tell
-            for index in np.flatnonzero(reasons == ""):
-                reasons[index] = jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents[index]) else ""
-        return images.numpy(), reasons
-
-    return decode_bytes
-
-
 def scored_batches(scorer, names, decode, batch_size: int, complete=None) -> Iterator[tuple]:
     """Score files batch by batch, in order.
 
     Args:
       scorer: the result of `load_scorer`.
       names: the files.
-      decode: the result of `make_decoder`.
+      decode: the result of `image_files.make_decoder`.
       batch_size: number of images scored at a time.
       complete: function (row, contents of the file) that adds to the row of an image; None if nothing is added.
 
@@ -269,7 +235,7 @@ def scored_batches(scorer, names, decode, batch_size: int, complete=None) -> Ite
 
     def read_and_score(batch):
         states = dict(zip(batch, map(image_state, batch), strict=True))  # before the files are read
-        contents, failures = zip(*map(read_bytes, batch), strict=True)
+        contents, failures = zip(*map(image_files.read_bytes, batch), strict=True)
         images, reasons = decode(contents)
         reasons = np.array([failure or reason for failure, reason in zip(failures, reasons, strict=True)], object)
         batch, good = np.array(batch, object), reasons == ""

@@ -110,10 +110,11 @@ class ImageScorer(litserve.LitAPI):
 
             tf.config.list_physical_devices()
         from mcl_tf import file_scoring
+        from mcl_tf.data import image_files
         from mcl_tf.export import version_folders
 
         path = version_folders.find(self.saved_model)
-        self.decode = file_scoring.make_decoder(*file_scoring.size_and_resize(path))
+        self.decode = image_files.make_decoder(*file_scoring.size_and_resize(path))
         scorer = file_scoring.load_scorer(path)
         self.score = lambda images: file_scoring.make_rows([""] * len(images), file_scoring.score_batch(scorer, images))
         with captured_messages():

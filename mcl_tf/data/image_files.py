@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 
 import numpy as np
 import tensorflow as tf
 
 from mcl_tf.data import decoding, jpeg_warnings, rare_formats
 from mcl_tf.errors import printable
+from mcl_tf.utils import compat
+
+MAX_BYTES = 2**29  # per file; encoded images are smaller
 
 # In a single pass there is nothing to tune, and the tuning thread can take half a second to end.
 UNTUNED = tf.data.Options()
@@ -72,8 +76,7 @@ def find_bad(paths, watch=unwatched) -> list[str]:
 
 
 def _is_damaged(path: str) -> bool:
-    with open(path, "rb") as file:
-        return jpeg_warnings.is_damaged(file.read())
+    return jpeg_warnings.is_damaged(read_bytes(path)[0])
 
 
 def _as_bytes(paths):
@@ -89,19 +92,41 @@ def describe_bad(bad) -> str:
 
 def reason(path) -> str:
     """Return why a file is not an image, as the end of a sentence."""
-    try:
-        with open(path, "rb") as file:
-            contents = file.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    contents, found = rare_formats.for_graph(contents)
+    contents, failure = read_bytes(path)
+    if failure:
+        return failure
     with jpeg_warnings.heard(quiet=True):
-        found = found or decoding.for_files(_explain()(tf.constant([contents])).numpy()[0].decode())
-    return found or (jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents) else "cannot be decoded")
+        return make_decoder(1)([contents])[1][0] or "cannot be decoded"
 
 
-@functools.lru_cache(maxsize=1)  # tracing takes seconds
-def _explain():
-    """Return a function from encoded images, string [n], to the reasons why they cannot be decoded."""
-    specification = [tf.TensorSpec([None], tf.string)]
-    return tf.function(lambda contents: decoding.decode(contents, 1)[1], input_signature=specification)
+def read_bytes(name) -> tuple[bytes, str]:
+    """Read a file; return its bytes and "", or no bytes and the reason, as the end of a sentence."""
+    try:
+        status = os.stat(name)
+        if not stat.S_ISREG(status.st_mode):
+            return b"", "is not a regular file"  # reading a pipe would block
+        if status.st_size > MAX_BYTES:
+            return b"", f"has more than {MAX_BYTES} bytes"
+        with open(name, "rb", buffering=0) as file:
+            return file.readall(), ""
+    except OSError as error:
+        return b"", f"cannot be read: {error.strerror or error}"
+
+
+@functools.lru_cache(maxsize=4)  # tracing takes seconds
+def make_decoder(size: int, resize: str = "squeeze"):
+    """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
+    decode = compat.graph(lambda contents: decoding.decode(contents, size, resize), [None], tf.string)
+
+    def decode_bytes(contents):
+        contents, failures = zip(*map(rare_formats.for_graph, contents), strict=True)
+        with jpeg_warnings.heard(contents) as warnings:
+            images, reasons = decode(tf.constant(contents, tf.string, shape=[len(contents)]))
+        found = zip(failures, (reason.decode() for reason in reasons.numpy()), strict=True)
+        reasons = np.array([failure or decoding.for_files(reason) for failure, reason in found], object)
+        if warnings.found:  # by which of the images, only decoding them one by one can tell
+            for index in np.flatnonzero(reasons == ""):
+                reasons[index] = jpeg_warnings.DAMAGED if jpeg_warnings.is_damaged(contents[index]) else ""
+        return images.numpy(), reasons
+
+    return decode_bytes

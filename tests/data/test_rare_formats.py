@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf import file_scoring, views
-from mcl_tf.data import decoding, rare_formats
+from mcl_tf import views
+from mcl_tf.data import decoding, image_files, rare_formats
 from mcl_tf.data.folders import Folder
 from tests.helpers import encode
 
@@ -55,7 +55,7 @@ def test_folders_and_files_have_the_same_pixels(tmp_path):
     read = Folder(str(tmp_path)).read("train").as_numpy_iterator()
     for (found, _), expected in zip(read, pixels, strict=True):
         np.testing.assert_array_equal(found, expected)
-    scored, reasons = file_scoring.make_decoder(16)([contents for contents, _ in GOOD.values()])
+    scored, reasons = image_files.make_decoder(16)([contents for contents, _ in GOOD.values()])
     assert not any(reasons)
     expected = [views.prepare(pixels[None], 16)[0] for _, pixels in GOOD.values()]
     np.testing.assert_array_equal(scored, expected)
@@ -67,7 +67,7 @@ def test_says_why_an_image_cannot_be_decoded(kind, capfd):
     with pytest.raises(ValueError, match=reason):
         rare_formats.decode(contents)
     capfd.readouterr()
-    images, reasons = file_scoring.make_decoder(16)([contents, WEBP])
+    images, reasons = image_files.make_decoder(16)([contents, WEBP])
     assert reasons[0].startswith(reason)
     assert not reasons[1]
     assert images[1].any()
@@ -77,7 +77,7 @@ def test_says_why_an_image_cannot_be_decoded(kind, capfd):
 
 
 def test_names_all_formats_that_files_may_have():
-    _, reasons = file_scoring.make_decoder(16)([b"<svg/>"])
+    _, reasons = image_files.make_decoder(16)([b"<svg/>"])
     assert reasons[0] == "is not an image of a known format (JPEG, PNG, GIF, BMP, WebP, TIFF)"
 
 
