@@ -22,16 +22,7 @@ except ImportError as error:
 
 from absl import flags as absl_flags
 
-from flags import (
-    MODULES,
-    config_from_flags,
-    drift_arguments,
-    evaluation_arguments,
-    refuse_other_modes,
-    score_files_arguments,
-    table_options,
-    threshold_arguments,
-)
+import flags
 from mcl_tf.run_record import holds_run, with_run_directory
 from mcl_tf.utils.console import ConsoleHandler, captured_messages, open_standard_streams
 
@@ -64,37 +55,37 @@ def run(arguments: list[str]) -> int:
     if unknown:
         raise UsageError(f"Options begin with --. Received: {' '.join(unknown)}")
     if absl_flags.FLAGS.help:
-        print(__doc__, *(absl_flags.FLAGS.module_help(module) for module in MODULES), sep="\n")
+        print(__doc__, *(absl_flags.FLAGS.module_help(module) for module in flags.MODULES), sep="\n")
         sys.stdout.flush()
         return 0
-    refuse_other_modes()
+    flags.refuse_other_modes()
     if absl_flags.FLAGS.mode == "evaluate":
-        evaluation = evaluation_arguments()
+        evaluation = flags.evaluation_arguments()
         prepare_process()
         from mcl_tf.reevaluation import evaluate
 
         evaluate(**evaluation)
     elif absl_flags.FLAGS.mode == "score":
-        files_to_score = score_files_arguments()
+        files_to_score = flags.score_files_arguments()
         prepare_process()
         from mcl_tf.file_scoring import score_files
 
         score_files(**files_to_score)
     elif absl_flags.FLAGS.mode == "threshold":
-        examples = threshold_arguments()
+        examples = flags.threshold_arguments()
         prepare_process()
         from mcl_tf.file_scoring import choose_threshold
 
         choose_threshold(**examples)
     elif absl_flags.FLAGS.mode == "drift":
-        scores = drift_arguments()
+        scores = flags.drift_arguments()
         prepare_process(tensorflow=scores["saved_model"] is not None)
         from mcl_tf.drift_report import report_drift
 
         report_drift(**scores)
     else:
-        config = config_from_flags()
-        table = table_options(config)
+        config = flags.config_from_flags()
+        table = flags.table_options(config)
         if table is None:
             holds_run(with_run_directory(config))  # other options are refused here, before TensorFlow is imported
         prepare_process()
