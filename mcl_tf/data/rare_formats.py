@@ -36,26 +36,27 @@ def decode(contents: bytes) -> np.ndarray:
     Raises:
       ValueError: it cannot be decoded; the message is the end of a sentence.
     """
+    name = name_of(contents)
+    too_large = f"is a {name} of more than {MAX_PIXELS} pixels"
     try:
-        with Image.open(io.BytesIO(contents), formats=[name.upper() for name in NAMES]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            sides = f"{image.width}x{image.height}"
-            return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(contents), formats=[known.upper() for known in NAMES]) as image:
+            width, height = image.size
+            has_32_bits = image.mode in ("I", "F")
+            if width * height <= MAX_PIXELS and not has_32_bits:
+                return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise ValueError(f"is a {name_of(contents)} of more than {MAX_PIXELS} pixels") from None
-    except NotImplementedError as error:
-        raise ValueError(f"is a {name_of(contents)} of {sides} pixels {error}") from None
+        raise ValueError(too_large) from None
     except Exception:  # noqa: BLE001 - Pillow fails on damaged files in as many ways as it has parsers
-        raise ValueError(f"is a {name_of(contents)} {UNDECODABLE}") from None
+        raise ValueError(f"is a {name} {UNDECODABLE}") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(too_large)
+    raise ValueError(f"is a {name} of {width}x{height} pixels with 32 bits per sample, of which 8 and 16 can be read")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         pixels = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(pixels[..., None], 3, axis=-1)
-    if image.mode in ("I", "F"):
-        raise NotImplementedError("with 32 bits per sample, of which 8 and 16 can be read")
     return np.asarray(image.convert("RGB"))
 
 
