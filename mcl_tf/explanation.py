@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from mcl_tf import heat_maps, scoring, views
 from mcl_tf.data import arrays
-from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.scorer import SelfEnsembleScorer
 
 
@@ -28,10 +27,7 @@ def explain(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
         heat_map: float32 [n, h, w], see `heat_map`.
     """
     sides, images, count = tf.shape(images)[1:3], scorer.prepare(images), scorer.view_count
-    if scorer.texture is None:
-        distances, maps = _influence(scorer, images)
-    else:
-        distances, maps = scorer.distances(images), _local_map(scorer, images)
+    distances, maps = (_influence if scorer.texture is None else _local)(scorer, images)
     shape = tf.shape(distances)[:2]
     return {
         "distances": distances,
@@ -41,18 +37,23 @@ def explain(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
     }
 
 
-def explain_images(scorer: SelfEnsembleScorer, images) -> dict[str, Any]:
+def explain_images(
+    scorer: SelfEnsembleScorer, images, description: str = "Explaining", visible: bool = True
+) -> dict[str, Any]:
     """Return the parts of the scores of any number of images, see `explain`.
 
     Args:
       scorer: a fitted scorer.
       images: see `arrays.as_source`.
+      description: what is done, for the progress bar.
+      visible: whether to show it on a terminal.
 
     Returns:
       {name: array}; `heat_map` is a list of float32 [h, w] unless the images are an array.
     """
     source = arrays.as_source(images)
-    outputs: dict[str, Any] = scorer.map_images("explain", lambda batch: explain(scorer, batch), source, "Explaining")
+    one = lambda batch: explain(scorer, batch)  # noqa: E731
+    outputs: dict[str, Any] = scorer.map_images("explain", one, source, description, visible)
     sides = arrays.sides(source)
     maps: Any = [
         heat_maps.at_own_size(tf.constant(map_[None]), own, scorer.resize)[0].numpy()
@@ -86,20 +87,20 @@ def _influence(scorer, images):
     """
     images, length = views.without_empty_batch(views.prepare(images, scorer.network_size))
     pixels = views.to_float(images)
-    gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
     with tf.GradientTape() as tape:
         tape.watch(pixels)
-        distances = gaussians.distances(scorer.embed_floats(pixels, scorer.view_count)[0], scorer.rotations)
+        distances = scorer.gaussians.distances(scorer.embed_floats(pixels, scorer.view_count)[0], scorer.rotations)
         score, _ = scoring.self_ensemble(distances, scorer.config.method)
     return distances[:length], heat_maps.from_gradient(tape.gradient(score, pixels))[:length]
 
 
-def _local_map(scorer, images):
-    """Return the map of the local score of images uint8 [n, s, s, 3], float32 [n, s, s]."""
+def _local(scorer, images):
+    """Return the distances of images uint8 [n, s, s, 3], and the map of their local score, see `_influence`."""
     heat = scorer.texture.heat_map(images)
     if scorer.patches is None:
-        return heat
-    places = scorer.place_distances(scorer.embed_views(images, scorer.view_count)[1])
+        return scorer.distances(images), heat
+    embeddings, features = scorer.embed_views(images, scorer.view_count)
     center, spread = tf.unstack(tf.convert_to_tensor(scorer.standardization)[scorer.part_names.index("places")])
-    places = tf.image.resize((places[..., None] - center) / spread, heat.shape[1:3])
-    return 0.5 * (heat + places[..., 0])
+    places = (scorer.place_distances(features)[..., None] - center) / spread
+    places = tf.image.resize(places, heat.shape[1:3])[..., 0]
+    return scorer.gaussians.distances(embeddings, scorer.rotations), 0.5 * (heat + places)

@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from mcl_tf.data import masks as mask_files
 from mcl_tf.errors import UsageError
-from mcl_tf.explanation import explain
+from mcl_tf.explanation import explain_images
 from mcl_tf.scorer import SelfEnsembleScorer
 
 FALSE_POSITIVES = 0.3  # the false-positive rate up to which the overlap counts
@@ -47,7 +47,7 @@ def localize(scorer: SelfEnsembleScorer, test: tf.data.Dataset, masks: dict[str,
             mask_files.read_mask(path, scorer.image_size, scorer.resize) if path else np.zeros(image.shape[:2], bool)
         )
         truths.append(truth)
-    maps = scorer.map_images("explain", lambda batch: explain(scorer, batch), np.array(images), "Locating")["heat_map"]
+    maps = explain_images(scorer, np.array(images), "Locating")["heat_map"]
     return {**localization_metrics(maps, np.array(truths)), "images": len(images)}
 
 

@@ -92,6 +92,11 @@ class SelfEnsembleScorer(tf.keras.Model):
         self._functions: dict[str, Any] = {}
 
     @property
+    def gaussians(self) -> ClassConditionalGaussians:
+        """The Gaussians of the embeddings; there must be a network."""
+        return ClassConditionalGaussians(self.means, self.whitenings)
+
+    @property
     def rotations(self) -> list[int]:
         """The rotation of every view."""
         return views.view_rotations(self.view_count)
@@ -153,8 +158,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         """
         if self.network is None:
             return self._texture_distances(images)[:, None]
-        gaussians = ClassConditionalGaussians(self.means, self.whitenings)
-        return gaussians.distances(self.embed(images, self.view_count), self.rotations)
+        return self.gaussians.distances(self.embed(images, self.view_count), self.rotations)
 
     def _texture_distances(self, images):
         """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, C]."""
@@ -186,13 +190,12 @@ class SelfEnsembleScorer(tf.keras.Model):
             distances = by_class[:, None]
         if self.network is None:
             return distances, classes, parts
-        gaussians = ClassConditionalGaussians(self.means, self.whitenings)
         embeddings, features = self.embed_views(images, self.view_count)
         if self.evidence:
-            to_all = gaussians.distances_to_all(embeddings)
+            to_all = self.gaussians.distances_to_all(embeddings)
             distances = tf.stack([to_all[:, view, turn] for view, turn in enumerate(self.rotations)], axis=1)
         else:
-            distances = gaussians.distances(embeddings, self.rotations)
+            distances = self.gaussians.distances(embeddings, self.rotations)
         parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
         if self.evidence:
             parts["evidence"] = scoring.rotation_evidence(to_all, self.rotations, classes)

@@ -9,14 +9,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from mcl_tf.explanation import heat_map
+from mcl_tf.explanation import explain_images
 from mcl_tf.heat_maps import overlay
 from mcl_tf.report.markup import name, text
 
 COUNT = 8  # images of a sheet
 _THUMBNAIL = 160  # pixels of the longer side
 _SMALL = 64  # pixels up to which an image is stored without loss, and shown with visible pixels
-_BATCH = 8  # images whose heat maps are computed at once
 _QUALITY = 85  # of JPEG
 
 
@@ -76,10 +75,8 @@ def heat_maps(scorer, images: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """
     if scorer.texture is None or not images:
         return {}
-    size = min(_BATCH, scorer.images_per_batch(scorer.view_count))
-    stacked = np.stack(list(images.values()))
-    parts = [heat_map(scorer, stacked[start : start + size]).numpy() for start in range(0, len(stacked), size)]
-    return dict(zip(images, np.concatenate(parts), strict=True))
+    maps = explain_images(scorer, np.stack(list(images.values())), visible=False)["heat_map"]
+    return dict(zip(images, maps, strict=True))
 
 
 def heat_range(entries) -> tuple[float, float] | None:
