@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcl_tf.config import DataConfig
+
 ROTATIONS = 4
 
 
-def prepare(images, size: int, resize: str = "squeeze"):
+def prepare(images, size: int, resize: str = DataConfig.resize):
     """Resize images to the square input of the network.
 
     Training, scoring and the SavedModel share this code. Resizing is bilinear with antialiasing. The result is rounded

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
+from mcl_tf.config import DataConfig
 from mcl_tf.data import bmp, gif, orientation, rare_formats
 from mcl_tf.data.encoded_bytes import MAX_PIXELS, UNDECODABLE, demand, numbers
 
@@ -31,7 +32,7 @@ _JPEG_PIXELS = 512  # per byte, at most: a block of 64 pixels takes at least one
 _PNG_SIDES, _BMP_SIDES = ((20, -4), (16, -4)), ((22, 4), (18, 4))  # height and width in the header
 
 
-def decode(contents, size: int, resize: str = "squeeze"):
+def decode(contents, size: int, resize: str = DataConfig.resize):
     """Decode and resize images, each of its own size; a bad image does not stop the others.
 
     Args:
@@ -64,7 +65,7 @@ def decode(contents, size: int, resize: str = "squeeze"):
     return images, _reasons(contents, kinds, tf.ensure_shape(sides, [None, 2]))
 
 
-def decode_or_fail(contents, size: int, resize: str = "squeeze"):
+def decode_or_fail(contents, size: int, resize: str = DataConfig.resize):
     """Decode and resize images like `decode`, and raise an error that names every bad image with its reason.
 
     Args:

@@ -9,6 +9,7 @@ import stat
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.config import DataConfig
 from mcl_tf.data import decoding, jpeg_warnings, rare_formats
 from mcl_tf.errors import printable
 from mcl_tf.utils import compat
@@ -114,7 +115,7 @@ def read_bytes(name) -> tuple[bytes, str]:
 
 
 @functools.lru_cache(maxsize=4)  # tracing takes seconds
-def make_decoder(size: int, resize: str = "squeeze"):
+def make_decoder(size: int, resize: str = DataConfig.resize):
     """Return a function from a list of bytes [n] to (uint8 [n, size, size, 3], reasons str [n]); it is thread-safe."""
     decode = compat.graph(lambda contents: decoding.decode(contents, size, resize), [None], tf.string)
 

@@ -28,6 +28,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.config import DataConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.export.signatures import ServedScorer
 from mcl_tf.utils.atomic import atomic_file, try_folder
@@ -57,7 +58,7 @@ def scoring_function(served: ServedScorer) -> Callable:
     return score
 
 
-def resize_by_products(images, size: int, resize: str = "squeeze"):
+def resize_by_products(images, size: int, resize: str = DataConfig.resize):
     """Resize images as `views.prepare` does, by products with constant matrices; the runtimes lack its operation.
 
     Args:
