@@ -140,7 +140,6 @@ def broken_models(tiny_detector, tmp_path_factory):
     ("part", "signature", "output"),
     [
         ("gaussians", "serving_bytes", "score"),
-        ("gaussians", "explain", "distances"),
         ("network", "embed", "embedding"),
     ],
 )
