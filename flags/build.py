@@ -52,7 +52,7 @@ def table_options(config: Config, values: flags.FlagValues = flags.FLAGS) -> Tab
         return options
     for name in ("seeds", "baselines"):
         if values[name].value:
-            raise UsageError(f"--{name} needs --normal={EACH} or --splits. Received: neither")
+            raise UsageError(f"--{name} needs --normal={EACH}, --splits or --ablate. Received: none of them")
     return None
 
 
