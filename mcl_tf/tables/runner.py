@@ -21,6 +21,7 @@ from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.tables import baselines, files, plans, summary
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row, TableOptions
+from mcl_tf.utils import compat
 from mcl_tf.utils.atomic import atomic_file
 
 BASELINES = "baselines.json"
@@ -68,7 +69,8 @@ def run(config: Config, options: TableOptions) -> Table:
         _logger.info("Run %d of %d: %s, seed %d%s", number, len(runs), row.title, one.data.seed, there)
         found = results.setdefault(row, summary.Results())
         try:
-            found.add(one.data.seed, _measure(one, options, kept))
+            with compat.gradients_forgotten():  # or every training would stay in memory
+                found.add(one.data.seed, _measure(one, options, kept))
         except UsageError as error:
             if kept.failure is not None:
                 raise

@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
@@ -150,6 +152,25 @@ def test_an_ablation_trains_every_variant(config, runs, monkeypatch, tmp_path):
     assert losses == {"ccm": "masked", "ccm-spa": "masked", "nt-xent": "nt_xent", "no-rotations": "masked"}
     with pytest.raises(UsageError, match="holds other results"):
         runner.run(config.replace(run_dir=str(folder), normal=("blue",)), TableOptions(ablate=True))
+
+
+def test_a_finished_run_leaves_no_graph_in_memory(config, runs, monkeypatch):
+    """TensorFlow registers the gradients of a graph, and would keep it with them."""
+    run, graphs = experiment.run, []
+
+    @tf.custom_gradient
+    def square(x):
+        return x * x, lambda upstream: 3.0 * upstream
+
+    def run_with_graph(config, load):
+        function = tf.function(lambda x: tf.gradients(square(x), x), autograph=False)
+        assert function(tf.constant(1.0))[0] == 3.0
+        graphs.append(weakref.ref(function.get_concrete_function(tf.constant(1.0)).graph))
+        return run(config, load)
+
+    monkeypatch.setattr(experiment, "run", run_with_graph)
+    runner.run(config, TableOptions())
+    assert [graph() for graph in graphs] == [None] * 3
 
 
 def test_baselines_are_measured_once(config, runs, monkeypatch):
