@@ -83,7 +83,7 @@ ABLATION = (
     ("CCM", "ccm", {"spa_weight": 0.0}),
     ("CCM + SPA", "ccm-spa", {}),
     ("NT-Xent", "nt-xent", {"loss": "nt_xent"}),
-    ("CCM + SPA, no rotations", "no-rotations", {"rotations": False}),
+    ("no rotations", "no-rotations", {"rotations": False}),
 )
 
 
