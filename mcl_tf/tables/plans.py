@@ -79,7 +79,7 @@ class Row:
 
 
 # The variants of an ablation: name, folder and options.
-ABLATION = (
+ABLATION: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("CCM", "ccm", {"spa_weight": 0.0}),
     ("CCM + SPA", "ccm-spa", {}),
     ("NT-Xent", "nt-xent", {"loss": "nt_xent"}),

@@ -121,7 +121,8 @@ def make_ablation(title: str, record: dict, results: Mapping[Row, Results]) -> T
 def _lines_of_variant(variant: dict, several: bool) -> list[tuple]:
     """Return a line per number of views; the first one has the notes, and is the only one if there is no result."""
     notes = [f"{row['name']}, {note}" for row in variant["rows"] if (note := _note(row, None))]
-    row, lines = {"name": variant["name"], **variant["mean"]}, []
+    row: dict = {"name": variant["name"], **variant["mean"]}
+    lines: list[tuple] = []
     for views in ABLATED_VIEWS if variant["mean"] else (None,):
         note = None if lines else "; ".join(notes) or None
         name, *cells = _cells(row, [f"{method}_{views}" for method in METHODS], several, note)
