@@ -50,9 +50,10 @@ def table_options(config: Config, values: flags.FlagValues = flags.FLAGS) -> Tab
         if options.splits and values["normal"].present:
             raise UsageError("--splits chooses the normal classes itself. Received: --normal, too")
         return options
-    for name in ("seeds", "baselines"):
+    tables = f"--normal={EACH} or --splits"
+    for name, needed in (("seeds", f"--ablate, {tables}"), ("baselines", tables)):
         if values[name].value:
-            raise UsageError(f"--{name} needs --normal={EACH} or --splits. Received: neither")
+            raise UsageError(f"--{name} needs {needed}. Received: none of them")
     return None
 
 

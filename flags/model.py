@@ -18,6 +18,8 @@ define(
 )
 define(
     LossConfig,
+    loss="Contrastive loss: `masked` is that of the method; `nt_xent` is that of SimCLR, which knows neither classes "
+    "nor rotations and has no --alpha, --beta and --spa_weight.",
     alpha="Factor on the similarity of two images with the same class and rotation.",
     beta="Factor on the similarity of two images with the same class and different rotations; by default 2 with "
     "--labelled and 1 / temperature without.",

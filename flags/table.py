@@ -9,8 +9,8 @@ _DEFAULTS = TableOptions()
 flags.DEFINE_list(
     "seeds",
     [str(seed) for seed in _DEFAULTS.seeds],
-    "With --normal=each or --splits: comma-separated seeds, with each of which every row of the table is run; by "
-    "default that of --seed.",
+    "With --normal=each, --splits or --ablate: comma-separated seeds, with each of which every row is run; "
+    "by default that of --seed.",
 )
 flags.DEFINE_integer(
     "splits",
@@ -27,4 +27,11 @@ flags.DEFINE_bool(
     _DEFAULTS.baselines,
     "With --normal=each or --splits: add nearest neighbours, a one-class SVM and an isolation forest to the table, on "
     "pixels and on the embedding of the untrained encoder.",
+)
+flags.DEFINE_bool(
+    "ablate",
+    _DEFAULTS.ablate,
+    "Write a table of what the parts of the method are worth: CCM alone, CCM with SPA, NT-Xent, and CCM with SPA "
+    "without rotations are trained, and scored with 1, 4 and 8 views and every --method. With --normal=each or "
+    "--splits, it has the means over their rows.",
 )

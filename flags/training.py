@@ -11,6 +11,8 @@ define(
     crop_min_area="Smallest area of a random crop as a share of the image's.",
     jitter_probability="Probability of colour jitter.",
     grey_probability="Probability of greyscale.",
+    rotations="Train on every image in four rotations, as four instances. Without them, there is no rotation "
+    "classifier and no rotation evidence; the learning rate for a batch of images stays the same.",
 )
 define(
     TrainingConfig,

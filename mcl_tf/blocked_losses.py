@@ -12,7 +12,9 @@ import tensorflow as tf
 from mcl_tf import losses
 
 
-def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, anchors=None, block_size):
+def anchor_losses(
+    z, labels, rotations, partners, *, alpha, beta, temperature, anchors=None, block_size, per_anchor=None
+):
     """Compute `losses.anchor_losses`, `block_size` anchors at a time.
 
     Args:
@@ -26,10 +28,12 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
       anchors: int [n], the instances to use as anchors; all N by default.
       block_size: int, the number of anchors per block. It is rounded up to an even number, because an instance is two
         anchors.
+      per_anchor: a function with the signature of `losses.anchor_losses`, which is the default.
 
     Returns:
       (ccm, spa), float32 [2, n] each, with gradients to z.
     """
+    per_anchor = per_anchor or losses.anchor_losses
     rows = tf.range(tf.shape(z)[1]) if anchors is None else tf.convert_to_tensor(anchors)
     count, width = tf.size(rows), (block_size + 1) // 2
     # The last block is padded with the first row; its results are cut off below.
@@ -38,7 +42,7 @@ def anchor_losses(z, labels, rotations, partners, *, alpha, beta, temperature, a
 
     def of_block(z, block):
         mask = {"alpha": alpha, "beta": beta, "temperature": temperature}
-        return tf.stack(losses.anchor_losses(z, labels, rotations, partners, **mask, anchors=block))
+        return tf.stack(per_anchor(z, labels, rotations, partners, **mask, anchors=block))
 
     @tf.custom_gradient
     def of_all(z):

@@ -27,6 +27,7 @@ EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evalu
 # by their contents. `score` and `pass_rate` decide which images are trained on.
 _NOT_OF_TRAINING = (*_OF_SCORING, "dataset", "normal", "anomaly_dataset")
 EXPORTS = ("saved_model", "litert", "onnx")
+LOSSES = ("masked", "nt_xent")
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
@@ -87,19 +88,24 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """SimCLR's augmentation; a probability of 0 switches an operation off."""
+    """SimCLR's augmentation of images in four rotations; a probability of 0 switches an operation off."""
 
     strength: float = _number(0.5, 0.0, 1.0)
     flip_probability: float = _number(0.5, 0.0, 1.0)
     crop_min_area: float = _number(0.08, 0.01, 1.0)
     jitter_probability: float = _number(0.8, 0.0, 1.0)
     grey_probability: float = _number(0.2, 0.0, 1.0)
+    rotations: bool = _boolean(True)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Masked contrastive loss; `beta` None means 2 with labels and 1 / temperature without."""
+    """Contrastive loss; `beta` None means 2 with labels and 1 / temperature without.
 
+    NT-Xent has no `alpha`, `beta` and `spa_weight`.
+    """
+
+    loss: str = _choice("masked", *LOSSES)
     alpha: float = _number(0.05, 0.0, 1000.0)
     beta: float | None = _field(None, AnyOf(Nothing(), Interval(float, 0.0, 1000.0)))
     temperature: float = _number(0.2, 0.001, 100.0)

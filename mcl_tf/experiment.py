@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import evaluation, fitting, run_directory
+from mcl_tf.auroc import auroc_interval
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
 from mcl_tf.data.masks import find_masks
@@ -27,7 +28,7 @@ from mcl_tf.normal_images import select_held_out
 from mcl_tf.report.drawing import draw_report
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
-from mcl_tf.scoring import self_ensemble
+from mcl_tf.scoring import ensembles, self_ensemble
 from mcl_tf.tables import outliers
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
@@ -49,6 +50,7 @@ class TestScores:
       one_view: float32 [n], scores with one view.
       scores: float32 [n], scores with self-ensemble inference.
       nearest_classes: int32 [n], the normal class with the smallest distance; None if it is unknown.
+      distances: float32 [n, V, C], those of every view to every class; None if they are unknown.
     """
 
     names: np.ndarray
@@ -57,6 +59,7 @@ class TestScores:
     one_view: np.ndarray
     scores: np.ndarray
     nearest_classes: np.ndarray | None = None
+    distances: np.ndarray | None = None
 
     def by_class(self) -> list[dict]:
         """Return the AUROC of every anomalous class, see `evaluation.class_metrics`; none if there are no anomalies."""
@@ -70,6 +73,15 @@ class TestScores:
             "one_view": evaluation.compute_metrics(self.is_anomaly, self.one_view),
             "self_ensemble": evaluation.compute_metrics(self.is_anomaly, self.scores),
         }
+
+    def ensembles(self) -> dict[str, dict[str, float]]:
+        """Return {number of views: {method: AUROC}} of the distances alone, see `scoring.ensembles`."""
+        found: dict[str, dict[str, float]] = {}
+        if self.distances is not None and self.is_anomaly.any():
+            for (count, method), scores in ensembles(self.distances).items():
+                area, _, _ = auroc_interval(scores[self.is_anomaly], scores[~self.is_anomaly])
+                found.setdefault(str(count), {})[method] = area
+        return found
 
 
 def run(config: Config, load=load_source) -> dict:
@@ -309,6 +321,7 @@ def score_test(scorer: SelfEnsembleScorer, test: tf.data.Dataset) -> TestScores:
         one_view=one_view.numpy(),
         scores=outputs["score"],
         nearest_classes=outputs["nearest_class"],
+        distances=None if scorer.network is None else outputs["distances"],
     )
 
 
@@ -319,6 +332,7 @@ def make_report(detector: AnomalyDetector, task: Task, test_scores: TestScores) 
         "dataset": detector.config.data.dataset,
         "normal": list(task.class_names),
         **test_scores.metrics(),
+        "ensembles": test_scores.ensembles(),
         "anomalous_classes": test_scores.by_class(),
         **outliers.by_class_and_dataset(task, test_scores),
         "score": detector.fitted_config_.scoring.score,

@@ -13,20 +13,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from mcl_tf import augmentation, blocked_losses, losses, networks, views
+from mcl_tf import augmentation, blocked_losses, losses, networks, nt_xent, views
 from mcl_tf.config import AugmentationConfig, LossConfig, ModelConfig
 from mcl_tf.replicas import Replicas
 
+ANCHOR_LOSSES = {"masked": losses.anchor_losses, "nt_xent": nt_xent.anchor_losses}
 METRICS = ("loss", "ccm", "spa", "rotation", "positive_similarity", "negative_similarity", "without_partner")
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
 class MaskedContrastiveModel(tf.keras.Model):
-    """Encoder and projection head with the masked contrastive loss in `train_step`.
+    """Encoder and projection head with the masked contrastive loss, or NT-Xent, in `train_step`.
 
     `call` maps images, float [n, s, s, 3] in [0, 1], to projections float32 [n, D]. `fit` takes batches of images,
     uint8 or float [B, s, s, 3] in [0, 255], and labels, int [B]; its metrics are those of the global batch. Build,
-    compile and restore the model within the scope of the strategy that trains it.
+    compile and restore the model within the scope of the strategy that trains it. With NT-Xent, `ccm` is that loss, and
+    `spa` is 0.
 
     >>> model = MaskedContrastiveModel(encoder)
     >>> model.compile(optimizer=tf.keras.optimizers.SGD(0.1))
@@ -35,9 +37,9 @@ class MaskedContrastiveModel(tf.keras.Model):
     Args:
       encoder: Keras model [n, s, s, 3] -> [n, E].
       projection_head: Keras model [n, E] -> [n, D]; by default two dense layers of 2048 and 128 units.
-      loss_config: factors of the mask and weights of attraction and rotation classifier; `beta` None means
+      loss_config: the loss, factors of the mask and weights of attraction and rotation classifier; `beta` None means
         1 / temperature.
-      augmentation_config: the augmentation of the views.
+      augmentation_config: the augmentation of the views; without rotations there is no rotation classifier.
       weight_decay: float, L2 penalty on all weights, added to their gradients.
       seed: int; augmentation and partners depend on it and the step only.
       decay_exclusions: bool, whether biases and batch normalization are excluded from the penalty.
@@ -66,7 +68,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         self.encoder = encoder
         self.projection_head = projection_head
         self.rotation_head: Any = None
-        if loss_config.rotation_weight:
+        if loss_config.rotation_weight and augmentation_config.rotations:
             dtype = tf.as_dtype(encoder.outputs[0].dtype).name
             self.rotation_head = networks.build_rotation_head(encoder.output_shape[-1], dtype=dtype)
         self.loss_config = loss_config
@@ -109,7 +111,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         """
         replicas = Replicas.current()
         step = self.optimizer.iterations
-        rotations, labels = views.instances(labels)
+        rotations, labels = views.instances(labels, views.ROTATIONS if self.augmentation_config.rotations else 1)
         inputs = self.augment(views.to_float(images), rotations, step, replicas)
         with tf.GradientTape() as tape:
             embeddings = self.encoder(inputs, training=True)
@@ -174,7 +176,7 @@ class MaskedContrastiveModel(tf.keras.Model):
         )
 
     def contrastive_loss(self, projections, labels, rotations, step, replicas):
-        """Compute CCM + spa_weight * SPA of this replica's anchors against the projections of all replicas.
+        """Compute CCM + spa_weight * SPA, or NT-Xent, of this replica's anchors among the projections of all replicas.
 
         Args:
           projections: float [2 n, D], first views, then second views.
@@ -194,9 +196,10 @@ class MaskedContrastiveModel(tf.keras.Model):
         rotations = replicas.all_gather(rotations, axis=0)
         seed = tf.stack([tf.cast(self.seed, tf.int64) + 1, tf.cast(step, tf.int64)])
         partners = losses.sample_partners(labels, rotations, seed)
-        per_anchor = None
+        per_anchor = ANCHOR_LOSSES[config.loss]
         if self.loss_block_size:
-            per_anchor = functools.partial(blocked_losses.anchor_losses, block_size=self.loss_block_size)
+            blocks = {"block_size": self.loss_block_size, "per_anchor": per_anchor}
+            per_anchor = functools.partial(blocked_losses.anchor_losses, **blocks)
         ccm, spa = losses.contrastive_losses(
             pairs,
             labels,

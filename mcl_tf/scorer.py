@@ -40,8 +40,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         [n, h, w, d], see `embedding_network`; None for the score of the texture alone.
       config: views, method, evidence, score, shrinkage and batch size.
       num_classes: the number of classes C.
-      knows_rotations: whether the network was trained on rotations. A network that was not has one Gaussian per class,
-        of upright images, and no rotation evidence.
+      knows_rotations: whether there is a Gaussian for every rotation. A frozen network has one Gaussian per class, of
+        upright images, and no rotation evidence.
       texture: the descriptor of the local score; None without one.
       encoder: the Keras model that the network is made of, for saving; None if it is not needed.
       resize: what becomes of images that are not square, see `views.prepare`.
@@ -343,6 +343,8 @@ def make_scorer(
         encoder = model.encoder
         network = embedding_network(encoder, model.projection_head, config.scoring.embedding, with_patches)
     knows_rotations = not config.model.freeze_encoder
+    # A network that was not trained on rotations need not tell them apart.
+    scoring_config = config.replace(evidence=config.scoring.evidence and config.augmentation.rotations).scoring
     return SelfEnsembleScorer(
-        network, config.scoring, num_classes, knows_rotations, texture, encoder, config.data.resize
+        network, scoring_config, num_classes, knows_rotations, texture, encoder, config.data.resize
     )

@@ -7,8 +7,10 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), section 3.3.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
+from mcl_tf import views
 from mcl_tf.errors import UsageError
 
 METHODS = ("weighted", "sum", "min")
@@ -42,6 +44,30 @@ def self_ensemble(distances, method: str = "weighted"):
     else:
         raise UsageError(f"method must be {', '.join(METHODS)}. Received: {method!r}")
     return tf.reduce_min(by_class, axis=1), tf.argmin(by_class, axis=1, output_type=tf.int32)
+
+
+def ensembles(distances) -> dict[tuple[int, str], np.ndarray]:
+    """Return the scores of every ensemble whose views are among those of an image, with every method.
+
+    Args:
+      distances: float [n, V, C], see `self_ensemble`, in the order of `views.self_ensemble_views`.
+
+    Returns:
+      {(number of views, method): float32 [n]}; with V = 8, for 1, 2, 4 and 8 views.
+    """
+    distances = tf.convert_to_tensor(distances)
+    own = _views(distances.shape[1])
+    found = {}
+    for count in views.COUNTS:
+        if set(_views(count)) <= set(own):
+            chosen = tf.gather(distances, [own.index(view) for view in _views(count)], axis=1)
+            found.update({(count, method): self_ensemble(chosen, method)[0].numpy() for method in METHODS})
+    return found
+
+
+def _views(count: int) -> list[tuple[int, bool]]:
+    """Return rotation and flip of every view."""
+    return list(zip(views.view_rotations(count), views.view_flips(count), strict=True))
 
 
 def rotation_evidence(distances, rotations, classes):

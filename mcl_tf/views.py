@@ -10,6 +10,7 @@ import tensorflow as tf
 from mcl_tf.config import DataConfig
 
 ROTATIONS = 4
+COUNTS = (1, 2, 4, 8)  # of the views that score an image
 
 
 def prepare(images, size: int, resize: str = DataConfig.resize):
@@ -104,18 +105,19 @@ def to_float(images):
     return tf.cast(images, tf.float32) / 255.0
 
 
-def instances(labels):
+def instances(labels, count: int = ROTATIONS):
     """Return rotation and label of every instance; each image gives four instances, side by side.
 
     Args:
       labels: int [B].
+      count: the number R of instances per image: 4, or 1 for upright images alone.
 
     Returns:
-      (rotations, labels), int32 [4 B]. Instance 4 i + k is image i turned k times counter-clockwise, as by
+      (rotations, labels), int32 [R B]. Instance R i + k is image i turned k times counter-clockwise, as by
       `numpy.rot90`. `mcl_tf.augmentation` turns the images.
     """
-    rotations = tf.tile(tf.range(ROTATIONS), [tf.shape(labels)[0]])
-    return rotations, tf.repeat(tf.cast(labels, tf.int32), ROTATIONS)
+    rotations = tf.tile(tf.range(count), [tf.shape(labels)[0]])
+    return rotations, tf.repeat(tf.cast(labels, tf.int32), count)
 
 
 def self_ensemble_views(images, views: int = 8):

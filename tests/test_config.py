@@ -64,7 +64,14 @@ def test_defaults_are_those_of_the_method():
     assert (config.training.weight_decay, config.training.final_learning_rate) == (1e-6, 5e-4)
     assert (config.model.projection_hidden, config.model.projection_dim) == (2048, 128)
     augmentation = dataclasses.astuple(config.augmentation)
-    assert augmentation == (0.5, 0.5, 0.08, 0.8, 0.2)  # strength, flip, smallest crop, jitter, greyscale
+    assert augmentation == (
+        0.5,
+        0.5,
+        0.08,
+        0.8,
+        0.2,
+        True,
+    )  # strength, flip, smallest crop, jitter, greyscale, rotations
 
 
 def test_defaults_go_beyond_the_paper_where_it_pays():

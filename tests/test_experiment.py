@@ -16,6 +16,7 @@ from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector, make_scorer
 from mcl_tf.errors import UsageError
 from mcl_tf.report import drawing
+from mcl_tf.scoring import METHODS
 from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.trainer import build_model
 
@@ -208,6 +209,12 @@ def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
         "normals_flagged": np.mean(flagged[::2]),
     }
     assert report["images"] == {"train": 10, "calibration": 10, "test_normal": 6, "test_anomalous": 6}
+    # The first view alone is that of the other result, whose method has no effect on one view.
+    assert report["ensembles"]["1"] == dict.fromkeys(METHODS, pytest.approx(report["one_view"]["auroc"]))
+    anomalous, (rotations, flipped) = np.arange(12) % 2, (scored.distances[:, 0::2], scored.distances[:, 1::2])
+    summed = {"4": rotations.sum((1, 2)), "8": (rotations + flipped).sum((1, 2))}
+    for views, scores in summed.items():
+        assert report["ensembles"][views]["sum"] == pytest.approx(roc_auc_score(anomalous, scores))
     (dark,) = report["anomalous_classes"]  # all anomalies are of one class
     areas = {name: value for name, value in report["self_ensemble"].items() if "auroc" in name}
     assert dark == {"class": "dark", "images": 6, **{name: pytest.approx(value) for name, value in areas.items()}}

@@ -14,7 +14,7 @@ from mcl_tf.errors import UsageError
 from mcl_tf.tables.plans import TableOptions
 
 OTHERS = ("mode", "saved_model", "heatmaps", "images", "output", "target", "manifest", "scores", "by")
-TABLE = ("seeds", "splits", "known_classes", "baselines")
+TABLE = ("seeds", "splits", "known_classes", "baselines", "ablate")
 PRESETS = sorted((pathlib.Path(flags.__file__).parent / "presets").glob("*.flags"))
 
 
@@ -212,8 +212,8 @@ def test_the_home_folder_is_expanded(monkeypatch):
         (["--splits=5", "--known_classes=6", "--normal=1"], "--splits chooses the normal classes itself"),
         (["--splits=5"], "known_classes, .*Received: splits 5, known_classes 0"),
         (["--known_classes=5"], "Received: splits 0, known_classes 5"),
-        (["--seeds=0,1"], "--seeds needs --normal=each or --splits. Received: neither"),
-        (["--baselines"], "--baselines needs --normal=each or --splits"),
+        (["--seeds=0,1"], "--seeds needs --ablate, --normal=each or --splits. Received: none of them"),
+        (["--baselines"], "--baselines needs --normal=each or --splits. Received: none of them"),
         (["--normal=each", "--seeds=1,a"], "seeds must be integers. Received: 1,a"),
         (["--normal=each", "--seeds=1,1.5"], "seeds must be integers"),
         (["--normal=each", "--seeds=1,01"], "seeds must differ from each other. Received: 1,1"),
@@ -222,6 +222,16 @@ def test_the_home_folder_is_expanded(monkeypatch):
         (["--normal=each", "--splits=2", "--known_classes=1"], "Splits choose"),
         (["--normal=each", "--labelled"], "labelled needs several normal classes"),
         (["--normal=each", "--strategy=multi_worker"], "A table runs on one machine"),
+        (["--ablate", "--normal=1,2", "--labelled"], {"ablate": True}),
+        (["--ablate", "--normal=each", "--seeds=0,1"], {"ablate": True, "seeds": (0, 1)}),
+        (["--ablate", "--strategy=multi_worker"], "A table runs on one machine"),
+        (["--ablate", "--freeze_encoder"], "compares trained networks by the score image. Received: freeze_encoder"),
+        (["--ablate", "--score=both"], "by the score image. Received: score both"),
+        (["--ablate", "--views=4"], "scores with 8 views, and with 1 and 4 of them. Received: views 4"),
+        (["--ablate", "--loss=nt_xent"], "sets loss and rotations itself. Received: loss nt_xent"),
+        (["--ablate", "--norotations"], "sets loss and rotations itself. Received: rotations False"),
+        (["--ablate", "--spa_weight=0"], "leaves out the attraction itself. Received: spa_weight 0"),
+        (["--ablate", "--baselines"], "Baselines do not depend on the training"),
     ],
 )
 def test_table_options(arguments, expected):

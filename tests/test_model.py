@@ -11,6 +11,7 @@ from mcl_tf.config import AugmentationConfig, Config, LossConfig
 from mcl_tf.data.batches import training_batches
 from mcl_tf.model import MaskedContrastiveModel
 from mcl_tf.replicas import Replicas
+from mcl_tf.scorer import make_scorer
 from mcl_tf.training import optimizers
 from mcl_tf.training.trainer import Trainer, build_model, resolve_loss
 
@@ -57,6 +58,21 @@ def test_the_loss_matches_the_public_functions(rng):
     np.testing.assert_allclose(parts["ccm"], ccm, rtol=1e-6)
     np.testing.assert_allclose(parts["spa"], spa, rtol=1e-6)
     np.testing.assert_allclose(loss, ccm + 0.5 * spa, rtol=1e-6)
+
+
+def test_without_rotations_every_image_is_one_upright_instance(rng, monkeypatch):
+    model = build_model(CONFIG.replace(rotations=False), 16)
+    assert model.rotation_head is None
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.1), jit_compile=False)
+    seen, augment = [], model.augment
+    monkeypatch.setattr(
+        model, "augment", lambda images, turns, *rest: seen.append(turns) or augment(images, turns, *rest)
+    )
+    metrics = model.optimize(draw_images(rng, 6), tf.zeros(6, tf.int32))
+    np.testing.assert_array_equal(seen, [[0] * 6])
+    assert (metrics["rotation"], metrics["without_partner"]) == (0.0, 0.0)  # all six share class and rotation
+    scorer = make_scorer(model, CONFIG.replace(rotations=False), 1)
+    assert (scorer.evidence, scorer.view_count, scorer.means.shape[0]) == (False, 8, 4)
 
 
 def make_problem():

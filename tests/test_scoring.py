@@ -9,8 +9,8 @@ import tensorflow as tf
 from mcl_tf import scoring
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
-from mcl_tf.scoring import rotation_evidence, self_ensemble
-from mcl_tf.views import view_rotations
+from mcl_tf.scoring import METHODS, ensembles, rotation_evidence, self_ensemble
+from mcl_tf.views import view_flips, view_rotations
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "sei_8_views.npz"
 
@@ -38,6 +38,17 @@ def test_scores_match_golden_values(golden, method, name):
     scores, classes = self_ensemble(distances, method)
     np.testing.assert_allclose(scores, values[name], rtol=1e-4)
     assert classes.shape == scores.shape == (12,)
+
+
+@pytest.mark.parametrize(("own", "counts"), [(8, (1, 2, 4, 8)), (4, (1, 4)), (2, (1, 2)), (1, (1,))])
+def test_ensembles_have_the_views_that_an_image_has_with_their_number(own, counts, rng):
+    distances = rng.uniform(1.0, 9.0, (5, own, 2))
+    turns = list(zip(view_rotations(own), view_flips(own), strict=True))
+    found = ensembles(distances)
+    assert list(found) == [(count, method) for count in counts for method in METHODS]
+    for (count, method), scores in found.items():
+        chosen = [turns.index(turn) for turn in zip(view_rotations(count), view_flips(count), strict=True)]
+        np.testing.assert_array_equal(scores, self_ensemble(distances[:, chosen], method)[0])
 
 
 # Three images, two views, two classes: the distance of view v of image n to class c is D[n][v][c].

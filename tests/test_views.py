@@ -178,6 +178,12 @@ def test_instances_of_an_image_are_consecutive():
     assert rotations.dtype == labels.dtype == tf.int32
 
 
+def test_without_rotations_an_image_is_one_instance():
+    rotations, labels = views.instances([7, 5], 1)
+    np.testing.assert_array_equal(rotations, [0, 0])
+    np.testing.assert_array_equal(labels, [7, 5])
+
+
 @pytest.mark.parametrize("sides", [(40, 20), (20, 40), (7, 61), (1, 9), (16, 16)])
 def test_pad_keeps_the_aspect_ratio_and_mirrors_beyond_the_edges(sides):
     image = draw_images((1, *sides, 3))

@@ -30,6 +30,7 @@ def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
     """
     config, scorer = detector.fitted_config_, detector.scorer_
     data, rate = config.data, config.scoring.pass_rate
+    trained = scorer.network is not None and not config.model.freeze_encoder
     return {
         "model": "image anomaly detection by masked contrastive learning and self-ensemble inference",
         "reference": "arXiv:2105.08793",
@@ -40,6 +41,8 @@ def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
         "image_size": scorer.image_size,
         "resize": scorer.resize,
         "encoder": config.model.encoder,
+        "loss": config.loss.loss if trained else None,
+        "rotations": trained and config.augmentation.rotations,
         "views": scorer.view_count,
         "embedding": config.scoring.embedding,
         "evidence": scorer.evidence,

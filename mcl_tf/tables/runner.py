@@ -21,6 +21,7 @@ from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.tables import baselines, files, plans, summary
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row, TableOptions
+from mcl_tf.utils import compat
 from mcl_tf.utils.atomic import atomic_file
 
 BASELINES = "baselines.json"
@@ -28,13 +29,15 @@ _logger = logging.getLogger(__name__)
 
 
 def run(config: Config, options: TableOptions) -> Table:
-    """Run a table: every class by itself, or random splits into known and unknown classes, with every seed.
+    """Run a table: every class by itself, random splits into known and unknown classes, or an ablation.
+
+    An ablation repeats the runs with every variant of the training. All rows are run with every seed.
 
     The images are read once. A run that is finished is not repeated; one that was interrupted continues.
 
     Args:
-      config: the configuration of all runs. `run_dir` is runs/<dataset>-each or runs/<dataset>-splits by default; it
-        holds the table, and the runs in <row>/seed-<seed>.
+      config: the configuration of all runs. `run_dir` is runs/<dataset>-each or runs/<dataset>-splits by default, for
+        an ablation runs/<dataset>-<normal>-ablation; it holds the table, and the runs in <row>/seed-<seed>.
       options: those of the table.
 
     Returns:
@@ -46,37 +49,58 @@ def run(config: Config, options: TableOptions) -> Table:
     """
     if options.splits:
         config = config.replace(normal=("splits",))
-    config = with_run_directory(config)
+    config = _with_run_directory(config, options)
     kept = KeptSources(config.data.max_unreadable)
     source = kept.load(config.data.dataset, config.run.data_dir)
     rows = plans.make_rows(config, options, source.class_names, source.train_classes())
     _report_left_out(source)
-    record: dict[str, Any] = {"table": "splits" if options.splits else "classes", "dataset": config.data.dataset}
+    record = _record(config, options)
     directory = _claim(config, record)
     seeds = options.seeds or (config.data.seed,)
     runs = [(row, plans.run_config(config, row, seed)) for row in rows for seed in seeds]
     for _, one in runs:
         holds_run(one)  # other options are refused before the first training
     record["seeds"] = list(seeds)
-    title = f"{config.data.dataset}, {'known classes' if options.splits else 'normal class'} against the others"
+    make_table = summary.make_ablation if options.ablate else summary.make_table
+    title = _title(config, options)
     results: dict[Row, summary.Results] = {}
     for number, (row, one) in enumerate(runs, 1):
         there = ", is finished" if _is_finished(one) else ""
-        _logger.info("Run %d of %d: %s, seed %d%s", number, len(runs), row.name, one.data.seed, there)
+        _logger.info("Run %d of %d: %s, seed %d%s", number, len(runs), row.title, one.data.seed, there)
         found = results.setdefault(row, summary.Results())
         try:
-            found.add(one.data.seed, _measure(one, options, kept))
+            with compat.gradients_forgotten():  # or every training would stay in memory
+                found.add(one.data.seed, _measure(one, options, kept))
         except UsageError as error:
             if kept.failure is not None:
                 raise
-            _logger.warning("%s, seed %d has no result: %s", row.name, one.data.seed, error)
+            _logger.warning("%s, seed %d has no result: %s", row.title, one.data.seed, error)
             found.failed[one.data.seed] = str(error)
-        table = summary.make_table(title, record, results)
+        table = make_table(title, record, results)
         _write(table, directory)
         _free()
     table.show()
     _report_failures(results, len(runs), directory)
     return table
+
+
+def _with_run_directory(config: Config, options: TableOptions) -> Config:
+    own = config.run.run_dir
+    config = with_run_directory(config)
+    return config.replace(run_dir=f"{config.run.run_dir}-ablation") if options.ablate and not own else config
+
+
+def _record(config: Config, options: TableOptions) -> dict[str, Any]:
+    """Return what a table is known by, so that two tables are never mixed in one directory."""
+    kind = "splits" if options.splits else "classes"
+    record: dict[str, Any] = {"table": "ablation" if options.ablate else kind, "dataset": config.data.dataset}
+    return {**record, "normal": list(config.data.normal)} if options.ablate else record
+
+
+def _title(config: Config, options: TableOptions) -> str:
+    if options.ablate:
+        return f"{config.data.dataset}, normal: {', '.join(config.data.normal)}; AUROC by method"
+    return f"{config.data.dataset}, {'known classes' if options.splits else 'normal class'} against the others"
 
 
 def _measure(config: Config, options: TableOptions, kept: KeptSources) -> Mapping[str, float]:
@@ -91,6 +115,8 @@ def _measure(config: Config, options: TableOptions, kept: KeptSources) -> Mappin
         report = experiment.run(config, kept.load)
     if "self_ensemble" not in report:
         raise UsageError("There is no AUROC, because there are no anomalies for the test")
+    if options.ablate:
+        return summary.of_ensembles(report)
     return summary.of_run(report, _baselines(config, kept) if options.baselines else {})
 
 
@@ -158,7 +184,7 @@ def _free() -> None:
 
 def _report_failures(results: Mapping[Row, summary.Results], count: int, directory: pathlib.Path) -> None:
     """Raise an error that names the runs without a result."""
-    failed = [f"{row.name} (seed {seed})" for row, found in results.items() for seed in found.failed]
+    failed = [f"{row.title} (seed {seed})" for row, found in results.items() for seed in found.failed]
     if failed:
         raise UsageError(
             f"{len(failed)} of {count} runs have no result, see {directory / files.MARKDOWN}: {', '.join(failed)}"

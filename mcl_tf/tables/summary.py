@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mcl_tf.scoring import METHODS
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row
 
@@ -19,6 +20,7 @@ TITLES = {
         for method, title in (("knn", "nearest neighbours"), ("ocsvm", "SVM"), ("iforest", "isolation forest"))
     },
 }
+ABLATED_VIEWS = (1, 4, 8)
 _RANKED = "self_ensemble"  # the measure of which the smallest mean is the worst
 
 
@@ -53,6 +55,12 @@ def of_run(report: dict, baselines: Mapping[str, float]) -> dict[str, float]:
     return {**values, **baselines}
 
 
+def of_ensembles(report: dict) -> dict[str, float]:
+    """Return the AUROCs of an ablation by method and number of views, from the content of a run's `metrics.json`."""
+    by_views = {views: report["ensembles"][str(views)] for views in ABLATED_VIEWS}
+    return {f"{method}_{views}": by_views[views][method] for views in ABLATED_VIEWS for method in METHODS}
+
+
 def make_table(title: str, record: dict, results: Mapping[Row, Results]) -> Table:
     """Return the table of the runs so far.
 
@@ -81,10 +89,50 @@ def make_table(title: str, record: dict, results: Mapping[Row, Results]) -> Tabl
     several = any(row[name]["std"] is not None for row in rows for name in names if name in row)
     cells = [_cells(row, names, several, _note(row, worst if len(ranked) > 1 else None)) for row in rows]
     cells.append(_cells({"name": "mean", **mean}, names, several, None))
-    headings = [TITLES.get(name, name) for name in names]
-    columns = [column for text in headings for column in ((text, f"{text}, std") if several else (text,))]
     record = {**record, "rows": rows, "mean": mean, "worst": worst}
-    return Table(title, ("normal", *columns, "note"), tuple(cells), record)
+    return Table(title, ("normal", *_columns(names, several), "note"), tuple(cells), record)
+
+
+def make_ablation(title: str, record: dict, results: Mapping[Row, Results]) -> Table:
+    """Return the table of an ablation: for every training and number of views, the AUROC with each method.
+
+    Args:
+      title: its heading.
+      record: what `results.json` says of the table beside its variants.
+      results: those of every row of every variant, in the order of the table, see `of_ensembles`.
+
+    Returns:
+      A table with the means over the rows that `make_table` gives for each variant.
+    """
+    groups: dict[str, dict[Row, Results]] = {}
+    for row, found in results.items():
+        groups.setdefault(row.variant, {})[row] = found
+    variants = []
+    for variant, own in groups.items():
+        part, first = make_table("", {}, own).record, next(iter(own))
+        options = dict(first.overrides)
+        variants.append({"name": variant, "options": options, "rows": part["rows"], "mean": part["mean"]})
+    several = any(mean["std"] is not None for variant in variants for mean in variant["mean"].values())
+    cells = [line for variant in variants for line in _lines_of_variant(variant, several)]
+    columns = ("training", "views", *_columns(METHODS, several), "note")
+    return Table(title, columns, tuple(cells), {**record, "variants": variants})
+
+
+def _lines_of_variant(variant: dict, several: bool) -> list[tuple]:
+    """Return a line per number of views; the first one has the notes, and is the only one if there is no result."""
+    notes = [f"{row['name']}, {note}" for row in variant["rows"] if (note := _note(row, None))]
+    row: dict = {"name": variant["name"], **variant["mean"]}
+    lines: list[tuple] = []
+    for views in ABLATED_VIEWS if variant["mean"] else (None,):
+        note = None if lines else "; ".join(notes) or None
+        name, *cells = _cells(row, [f"{method}_{views}" for method in METHODS], several, note)
+        lines.append((name, views, *cells))
+    return lines
+
+
+def _columns(names, several: bool) -> list[str]:
+    headings = [TITLES.get(name, name) for name in names]
+    return [column for text in headings for column in ((text, f"{text}, std") if several else (text,))]
 
 
 def _statistics(by_seed: dict[int, float]) -> dict:

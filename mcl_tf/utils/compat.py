@@ -204,6 +204,25 @@ def float16_weights_policy():
 
 
 @contextlib.contextmanager
+def gradients_forgotten() -> Iterator[None]:
+    """Context manager at whose end TensorFlow forgets the custom gradients of the graphs that were built within.
+
+    It registers every gradient of `tf.custom_gradient` in a graph; Keras' optimizers have one, too. What is registered
+    is never removed, and keeps the graph and its tensors for as long as the process lives. No other gradient of these
+    graphs can be built afterwards; those that are part of a graph stay.
+    """
+    from tensorflow.python.framework import ops  # there is no public way to remove a gradient
+
+    registered = ops.gradient_registry._registry
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in [name for name in registered if name not in before and name.startswith("CustomGradient-")]:
+            del registered[name]
+
+
+@contextlib.contextmanager
 def without_retracing_warning() -> Iterator[None]:
     """Context manager that keeps TensorFlow from warning of frequent retracing.
 

@@ -6,7 +6,7 @@ import pytest
 
 from mcl_tf.config import Config
 from mcl_tf.errors import UsageError
-from mcl_tf.tables.plans import Row, TableOptions, make_rows, run_config
+from mcl_tf.tables.plans import ABLATION, Row, TableOptions, make_rows, run_config
 
 NAMES = ("red", "green", "blue", "grey")
 
@@ -37,6 +37,22 @@ def test_splits_are_seeded_and_differ_from_each_other():
     assert [row.folder for row in rows] == [f"split-{index}" for index in range(6)]
     assert make_rows(config, TableOptions(splits=3, known_classes=2), NAMES, range(4)) == rows[:3]
     assert make_rows(config.replace(seed=1), options, NAMES, range(4)) != rows
+
+
+def test_an_ablation_repeats_the_rows_with_every_variant():
+    config = Config().replace(normal=("0", "2"), run_dir="runs/x", epochs=7, spa_weight=0.5)
+    rows = make_rows(config, TableOptions(ablate=True), NAMES, range(4))
+    assert [row.title for row in rows] == [f"{name}, 0+2" for name, *_ in ABLATION]
+    configs = [run_config(config, row, 1) for row in rows]
+    assert all(one.data.normal == ("0", "2") for one in configs)
+    folders = ("ccm", "ccm-spa", "nt-xent", "no-rotations")
+    assert [one.run.run_dir for one in configs] == [f"runs/x/{folder}/seed-1" for folder in folders]
+    changes = [{"spa_weight": 0.0}, {}, {"loss": "nt_xent"}, {"rotations": False}]
+    alone = config.replace(seed=1)
+    assert [one.replace(run_dir="runs/x") for one in configs] == [alone.replace(**change) for change in changes]
+
+    each = make_rows(config.replace(normal=("each",)), TableOptions(ablate=True), NAMES, range(2))
+    assert [row.folder for row in each] == [f"{folder}/{name}" for folder in folders for name in NAMES[:2]]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 import json
 import pathlib
+import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.errors import TrainingInterrupted, UsageError
-from mcl_tf.tables import runner
+from mcl_tf.scoring import METHODS
+from mcl_tf.tables import plans, runner
 from mcl_tf.tables.plans import TableOptions
 from tests.helpers import DETECTOR_OPTIONS, read_files
 
@@ -40,6 +43,7 @@ def runs(monkeypatch):
             raise outcomes[name]
         value = {"red": 0.5, "green": 0.75, "blue": 1.0}[name] - config.data.seed / 8
         report = {"one_view": {"auroc": value / 2}, "self_ensemble": {"auroc": value}}
+        report["ensembles"] = {views: dict.fromkeys(METHODS, value) for views in "148"}
         for path in (run_directory.DETECTOR, run_directory.SAVED_MODEL):
             (directory / path).mkdir()
         (directory / run_directory.METRICS).write_text(json.dumps(report))
@@ -132,6 +136,41 @@ def test_splits_are_rows(config, runs):
     assert table.record["table"] == "splits"
     assert len({name for name, _ in runs[0]}) == 2
     assert [row["name"] for row in table.record["rows"]] == [f"{i}: {name}" for i, (name, _) in enumerate(runs[0])]
+
+
+def test_an_ablation_trains_every_variant(config, runs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    table = runner.run(config.replace(run_dir="", normal=("red",)), TableOptions(ablate=True, seeds=(0, 1)))
+    assert runs[0] == 4 * [("red", 0), ("red", 1)]
+    folder = tmp_path / "runs" / "tiny_images-red-ablation"
+    assert json.loads((folder / "results.json").read_text()) == table.record
+    assert [variant["name"] for variant in table.record["variants"]] == [name for name, *_ in plans.ABLATION]
+    assert [row[2] for row in table.rows] == [0.4375] * 12  # three numbers of views
+    losses = {
+        path.parts[-3]: json.loads(path.read_text())["loss"]["loss"] for path in folder.glob("*/seed-1/config.json")
+    }
+    assert losses == {"ccm": "masked", "ccm-spa": "masked", "nt-xent": "nt_xent", "no-rotations": "masked"}
+    with pytest.raises(UsageError, match="holds other results"):
+        runner.run(config.replace(run_dir=str(folder), normal=("blue",)), TableOptions(ablate=True))
+
+
+def test_a_finished_run_leaves_no_graph_in_memory(config, runs, monkeypatch):
+    """TensorFlow registers the gradients of a graph, and would keep it with them."""
+    run, graphs = experiment.run, []
+
+    @tf.custom_gradient
+    def square(x):
+        return x * x, lambda upstream: 3.0 * upstream
+
+    def run_with_graph(config, load):
+        function = tf.function(lambda x: tf.gradients(square(x), x), autograph=False)
+        assert function(tf.constant(1.0))[0] == 3.0
+        graphs.append(weakref.ref(function.get_concrete_function(tf.constant(1.0)).graph))
+        return run(config, load)
+
+    monkeypatch.setattr(experiment, "run", run_with_graph)
+    runner.run(config, TableOptions())
+    assert [graph() for graph in graphs] == [None] * 3
 
 
 def test_baselines_are_measured_once(config, runs, monkeypatch):
