@@ -73,7 +73,7 @@ def metadata(test_scores, chosen: slice, threshold: float) -> list[tuple[str, ..
       threshold: the score above which an image counts as an anomaly.
     """
     columns = test_scores.labels, test_scores.is_anomaly, test_scores.scores, test_scores.names
-    rows = [("label", "kind", "score", "verdict", "image")]
+    rows: list[tuple[str, ...]] = [("label", "kind", "score", "verdict", "image")]
     for label, is_anomaly, score, name in zip(*(column[chosen] for column in columns), strict=True):
         kind, verdict = "anomaly" if is_anomaly else "normal", "flagged" if score > threshold else "passed"
         # Neither tabs nor line ends are printable, and the projector knows no quotes.
