@@ -40,6 +40,7 @@ def test_the_step_of_a_result_is_that_of_its_training(steps, expected, tmp_path)
     assert result.trained_steps(str(tmp_path)) == expected
 
 
+@pytest.mark.slow  # for the two runs
 def test_the_result_stands_at_the_last_step(table):
     steps = {seed: read_curves(table / "tinted" / f"seed-{seed}" / "result")["quality/auroc_sei"] for seed in (0, 1)}
     assert [step for step, _ in steps[0] + steps[1]] == [2, 0]
