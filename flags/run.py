@@ -23,4 +23,5 @@ define(
     keep_checkpoints="Number of checkpoints to keep.",
     worker_timeout="Seconds without a step after which one of several workers gives up; must exceed the time of an "
     "evaluation.",
+    profile_steps="First and last optimizer step, counted from 1, that TensorBoard's profiler records; none if empty.",
 )

@@ -12,7 +12,7 @@ import operator
 import os
 from typing import Any
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, FirstAndLast, Interval, ListOf, Nothing, Text
 from mcl_tf.errors import UsageError
 
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
@@ -168,6 +168,7 @@ class RunConfig:
     checkpoint_minutes: float = _number(2.0, 0.0, 1e6)
     keep_checkpoints: int = _integer(3, 1, 1000)
     worker_timeout: int = _integer(600, 10, 1_000_000)
+    profile_steps: tuple[int, ...] = _field((), FirstAndLast(Interval(int, 1, 1_000_000)))
 
 
 @dataclasses.dataclass(frozen=True)

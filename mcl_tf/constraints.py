@@ -132,6 +132,18 @@ class ListOf:
         return f"a list, each item {self.item}"
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstAndLast(ListOf):
+    """Tuples of the first and the last number of a range, each accepted by the constraint `item`; or an empty tuple."""
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is such a tuple."""
+        return value == () or (super().accepts(value) and len(value) == 2 and value[0] <= value[1])
+
+    def __str__(self) -> str:
+        return f"empty or two ascending numbers A,B, each {self.item}"
+
+
 def _joined(words) -> str:
     """Return "a, b or c"."""
     *first, last = words

@@ -29,12 +29,15 @@ from mcl_tf.report.drawing import draw_report
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.scorer import SelfEnsembleScorer, make_scorer
 from mcl_tf.scoring import ensembles, self_ensemble
+from mcl_tf.summaries.event_file import EventFile
+from mcl_tf.summaries.result import write_result
+from mcl_tf.summaries.training import PeriodicEvaluation, Profile, TrainingCurves, TrainingOverview
 from mcl_tf.tables import outliers
-from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
 from mcl_tf.training.distribution import is_chief, make_strategy
 from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import tracked
 
+SHOWN = 6  # number of training images whose augmented views are shown
 MONITORED = 1000  # number of images, of training and test each, behind the AUROC that is shown during training
 _logger = logging.getLogger(__name__)
 
@@ -158,6 +161,7 @@ def finish(detector: AnomalyDetector, task: Task, directory: pathlib.Path, secon
             table.write(directory)
         table.show()
     draw_report(detector, test, test_scores, report, directory, seconds)
+    write_result(detector, test, test_scores, report, directory / run_directory.RESULT)
     name = f"{detector.config.data.dataset}, normal class {'+'.join(task.class_names)}"
     _logger.info("%s: %s; %s", name, _result(detector, report, test_scores), exported)
     if failures:
@@ -281,7 +285,12 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
       task: its images.
       directory: the run directory.
     """
-    callbacks: list[tf.keras.callbacks.Callback] = [TensorBoardScalars(directory)]
+    folder = directory / run_directory.CURVES
+    file, shown = EventFile(folder), arrays.resize(task.train[:SHOWN], task.image_size)
+    overview = TrainingOverview(file, shown, config.augmentation, config.data.seed)
+    callbacks: list[tf.keras.callbacks.Callback] = [overview, TrainingCurves(file)]
+    if config.run.profile_steps:
+        callbacks.append(Profile(folder, *config.run.profile_steps))
     if config.run.evaluate_every and not task.has_anomalies:
         _logger.warning("evaluate_every has no effect, because there are no anomalies for the test.")
     elif config.run.evaluate_every:
@@ -295,10 +304,10 @@ def training_callbacks(config: Config, task: Task, directory) -> list[tf.keras.c
                 images = arrays.resize(task.train[trained], task.image_size)
                 fitting.fit_gaussians(scorer, images, labels[trained])
                 fitting.fit_units(scorer, images, images)
-                metrics = score_test(scorer, monitored).metrics()
-            return {name: part["auroc"] for name, part in metrics.items()}
+                return score_test(scorer, monitored)
 
-        callbacks.append(PeriodicEvaluation(directory, evaluate, config.run.evaluate_every))
+        file = EventFile(directory / run_directory.EVALUATIONS)
+        callbacks.append(PeriodicEvaluation(file, evaluate, config.run.evaluate_every))
     return callbacks
 
 

@@ -16,9 +16,13 @@ import tensorflow as tf
 from mcl_tf import augmentation, blocked_losses, losses, networks, nt_xent, views
 from mcl_tf.config import AugmentationConfig, LossConfig, ModelConfig
 from mcl_tf.replicas import Replicas
+from mcl_tf.uniformity import uniformity
 
 ANCHOR_LOSSES = {"masked": losses.anchor_losses, "nt_xent": nt_xent.anchor_losses}
-METRICS = ("loss", "ccm", "spa", "rotation", "positive_similarity", "negative_similarity", "without_partner")
+METRICS = (
+    *("loss", "ccm", "spa", "rotation"),
+    *("positive_similarity", "negative_similarity", "without_partner", "uniformity"),
+)
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")
@@ -212,10 +216,11 @@ class MaskedContrastiveModel(tf.keras.Model):
             per_anchor=per_anchor,
         )
         loss = ccm + config.spa_weight * spa
-        positive, negative = losses.mean_similarities(losses.normalize(pairs))
+        units = losses.normalize(pairs)
+        positive, negative = losses.mean_similarities(units)
         without_partner = tf.reduce_mean(tf.cast(partners < 0, loss.dtype))
         loss_values = tf.unstack(replicas.all_sum(tf.stack([loss, ccm, spa])))
-        values = (*loss_values, tf.zeros_like(loss), positive, negative, without_partner)
+        values = (*loss_values, tf.zeros_like(loss), positive, negative, without_partner, uniformity(units))
         return loss, dict(zip(METRICS, values, strict=True))
 
     def rotation_loss(self, embeddings, rotations, replicas):

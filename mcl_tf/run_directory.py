@@ -17,7 +17,8 @@ METRICS, SCORES, PICTURE, PAGE = "metrics.json", "scores.csv", "report.png", "re
 DETECTOR, SAVED_MODEL = persistence.RUN_FOLDER, "saved_model"
 EXPORTED = {"saved_model": SAVED_MODEL, "litert": "model.tflite", "onnx": "model.onnx"}  # by format
 _FILES = (METRICS, SCORES, PICTURE, PAGE, *files.FILES)
-_GROWING = (*FOLDERS, "train", "evaluation")  # checkpoints and curves, folders to which every start adds
+CURVES, EVALUATIONS, RESULT = "train", "evaluation", "result"  # TensorBoard's folders, see `mcl_tf.summaries`
+_GROWING = (*FOLDERS, CURVES, EVALUATIONS, RESULT)  # folders to which every start adds
 
 
 def refuse_foreign(directory: pathlib.Path, formats=("saved_model",)) -> None:

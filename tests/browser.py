@@ -27,7 +27,10 @@ class Page:
             return json.load(answer)["value"]
 
     def open(self, path):
-        self._call("url", {"url": path.as_uri()})
+        self.visit(path.as_uri())
+
+    def visit(self, address):
+        self._call("url", {"url": address})
 
     def run(self, script, *arguments):
         """Run the body of a function in JavaScript and return its value."""

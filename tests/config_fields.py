@@ -35,5 +35,10 @@ def other_value(name):
         return next(option for option in CHOICES[name] if option != default)
     if name in BOOLEANS:
         return not default
-    others = {"export": ("onnx", "litert"), "serving_batch_sizes": (2, 4096), "normal": ("cat", "9")}
+    others = {
+        "export": ("onnx", "litert"),
+        "serving_batch_sizes": (2, 4096),
+        "normal": ("cat", "9"),
+        "profile_steps": (2, 4),
+    }
     return others.get(name, "somewhere/else")

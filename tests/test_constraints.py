@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, FirstAndLast, Interval, ListOf, Nothing, Text
 
 SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
 
@@ -29,6 +29,11 @@ SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
         (SHRINKAGE, ["ledoit_wolf", None, 0, 0.25, 1.0], ["none", 1.5, math.nan, True, "0.25"]),
         (ListOf(Text()), [("a",), ("a", "b")], [(), ("",), ("a", ""), ["a"], "a", (3,), (None,), None]),
         (ListOf(Interval(int, 1, 8)), [(1,), (1, 8)], [(), (0,), (1, 9), ("1",), (2.0,), (True,), 8, "8", None]),
+        (
+            FirstAndLast(Interval(int, 1, 8)),
+            [(), (1, 8), (3, 3)],
+            [(3,), (3, 2), (0, 2), (1, 9), (1, 2, 3), (1.0, 2), ("1", "2"), [1, 2], "1,2", 3, None],
+        ),
     ],
     ids=str,
 )
@@ -52,6 +57,7 @@ def test_accepts(constraint, accepted, refused):
         (SHRINKAGE, "ledoit_wolf, none or a number from 0 to 1"),
         (ListOf(Text()), "a list, each item a string"),
         (ListOf(Interval(int, 1, 4096)), "a list, each item an integer from 1 to 4096"),
+        (FirstAndLast(Interval(int, 1, 9)), "empty or two ascending numbers A,B, each an integer from 1 to 9"),
     ],
     ids=str,
 )

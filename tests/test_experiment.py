@@ -17,7 +17,7 @@ from mcl_tf.detector import AnomalyDetector, make_scorer
 from mcl_tf.errors import UsageError
 from mcl_tf.report import drawing
 from mcl_tf.scoring import METHODS
-from mcl_tf.training.callbacks import PeriodicEvaluation, TensorBoardScalars
+from mcl_tf.summaries.training import PeriodicEvaluation, Profile, TrainingCurves, TrainingOverview
 from mcl_tf.training.trainer import build_model
 
 CONFIG = Config().replace(encoder="small", width=0.25, projection_hidden=16, projection_dim=8, epochs=0, batch_size=8)
@@ -135,12 +135,15 @@ def test_the_sample_of_the_test_split_is_spread_evenly(count, expected, monkeypa
 # Callbacks.
 
 
-def test_an_evaluation_is_optional(task, tmp_path):
+def test_evaluation_and_profile_are_optional(task, tmp_path):
     kinds = [type(callback) for callback in experiment.training_callbacks(CONFIG, task, tmp_path)]
-    assert kinds == [TensorBoardScalars]
-    callbacks = experiment.training_callbacks(CONFIG.replace(evaluate_every=3), task, tmp_path)
-    assert [type(callback) for callback in callbacks] == [TensorBoardScalars, PeriodicEvaluation]
-    assert callbacks[-1].every == 3
+    assert kinds == [TrainingOverview, TrainingCurves]
+    config = CONFIG.replace(evaluate_every=3, profile_steps=(4, 6))
+    callbacks = experiment.training_callbacks(config, task, tmp_path)
+    assert [type(callback) for callback in callbacks[2:]] == [Profile, PeriodicEvaluation]
+    assert (callbacks[2].first, callbacks[2].last, callbacks[3].every) == (4, 6, 3)
+    assert callbacks[0].images.shape == (6, 16, 16, 3)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
@@ -163,13 +166,13 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
     fitting.fit_gaussians(scorer, task.train[~held_out], task.train_labels[~held_out])
     fitting.fit_units(scorer, task.train[~held_out], task.train[~held_out])
     expected = experiment.score_test(scorer, task.test).metrics()
-    assert found == {name: pytest.approx(part["auroc"]) for name, part in expected.items()}
+    assert found.metrics() == {name: pytest.approx(part) for name, part in expected.items()}
 
 
 # Results.
 
 
-EVERYTHING = ["detector", "metrics.json", "report.html", "report.png", "saved_model", "scores.csv"]
+EVERYTHING = ["detector", "metrics.json", "report.html", "report.png", "result", "saved_model", "scores.csv"]
 
 
 @pytest.fixture
@@ -188,10 +191,11 @@ def exports(detector, monkeypatch):
 
 @pytest.fixture
 def quick(scored, monkeypatch):
-    """The test split is scored already, and picture and page are empty."""
+    """The test split is scored already; picture, page and what TensorBoard shows are empty."""
     monkeypatch.setattr(experiment, "score_test", lambda scorer, test: scored)
     monkeypatch.setattr(experiment.evaluation, "plot_report", lambda path, *rest: path.touch())
     monkeypatch.setattr(drawing, "write_page", lambda path, *rest: path.touch())
+    monkeypatch.setattr(experiment, "write_result", lambda *arguments: arguments[-1].mkdir())
 
 
 def test_finish_writes_all_results(scored, detector, task, exports, tmp_path):
@@ -307,7 +311,7 @@ def test_without_test_images_the_held_out_ones_are_scored(names, detector, task,
     assert "held out from training" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == EVERYTHING
     kinds = [type(c) for c in experiment.training_callbacks(CONFIG.replace(evaluate_every=3), alone, tmp_path)]
-    assert kinds == [TensorBoardScalars]
+    assert kinds == [TrainingOverview, TrainingCurves]
     assert "evaluate_every has no effect" in library_log.messages[-1]
 
 

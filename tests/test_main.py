@@ -227,6 +227,7 @@ def test_the_main_job_writes_all_results(finished):
         assert (directory / name).stat().st_size > 0
     assert list((directory / "train").glob("events*"))
     assert list((directory / "evaluation").glob("events*"))
+    assert list((directory / "result").glob("events*"))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from mcl_tf import run_directory
 from mcl_tf.errors import UsageError
 
 FILES = ["metrics.json", "scores.csv", "report.png", "report.html"]
-FOLDERS = ["detector", "saved_model", "checkpoints", "checkpoints-restart", "train", "evaluation"]
+FOLDERS = ["detector", "saved_model", "checkpoints", "checkpoints-restart", "train", "evaluation", "result"]
 
 
 @pytest.mark.parametrize("name", FILES + FOLDERS)

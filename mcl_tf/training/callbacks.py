@@ -1,29 +1,19 @@
-"""Keras callbacks that show and guard a training: progress, TensorBoard, warnings. They change no result."""
+"""Keras callbacks that show and guard a training: progress, warnings. They change no result."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
 
 import tensorflow as tf
 
-from mcl_tf.errors import UsageError, one_line
-from mcl_tf.utils import compat
+from mcl_tf.errors import UsageError
 from mcl_tf.utils.console import duration, is_terminal, print_line, progress
 
 COLLAPSED = 0.02  # difference between the mean cosines of positives and negatives below which an embedding is constant
 _PATIENCE = 100  # steps before a collapse counts
 _TIMED_STEPS = 5  # number of steps after the first, which compiles, that the forecast is based on
-_CURVES = {
-    "positive_similarity": "similarity/positive",
-    "negative_similarity": "similarity/negative",
-    "without_partner": "partners/share_of_anchors_without",
-}
-_POINTS_EVERY = 100  # steps between TensorBoard points within an epoch
-_DISK_ERRORS = (tf.errors.OpError, OSError)  # raised by a full or failing disk
 _logger = logging.getLogger(__name__)
 
 
@@ -146,106 +136,3 @@ class ProgressReport(tf.keras.callbacks.Callback):
         """Remove the bar, also after an error."""
         if hasattr(self, "bar"):
             self.bar.stop()
-
-
-class CurveFile:
-    """TensorBoard's events in a folder; if the disk fails, it logs a warning once and writes no more.
-
-    Args:
-      folder: where the events go.
-    """
-
-    def __init__(self, folder: str):
-        self.folder = folder
-        self.writer: tf.summary.SummaryWriter | None = None
-        self.failed = False
-
-    def write(self, step: int, points: dict) -> None:
-        """Write one point per curve and flush them to the disk.
-
-        Args:
-          step: the number of optimizer steps.
-          points: {name of the curve: value}.
-        """
-        if self.failed:
-            return
-        try:
-            self.writer = self.writer or tf.summary.create_file_writer(self.folder)
-            with self.writer.as_default(step=step):
-                try:
-                    for name, value in points.items():
-                        tf.summary.scalar(name, value)
-                    self.writer.flush()
-                except _DISK_ERRORS:
-                    self.close()  # or leaving `with` would fail again and leave this writer the default one
-                    raise
-        except _DISK_ERRORS as error:
-            self.failed = True
-            reason = one_line(error, 300)  # the file name comes first
-            _logger.warning("%s takes no curves for TensorBoard (%s); the run continues.", self.folder, reason)
-
-    def close(self) -> None:
-        """Close the file; everything that could be written is on the disk already."""
-        with contextlib.suppress(*_DISK_ERRORS):
-            if self.writer is not None:
-                self.writer.close()
-
-
-class TensorBoardScalars(tf.keras.callbacks.Callback):
-    """Writes losses, similarities, learning rate and throughput to `<directory>/train`, by optimizer step.
-
-    Args:
-      directory: the run directory.
-    """
-
-    def __init__(self, directory):
-        super().__init__()
-        self.file = CurveFile(f"{directory}/train")
-        self.last: tuple[int, float] | None = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Write a point every hundred steps."""
-        if (batch + 1) % _POINTS_EVERY == 0:
-            self.write(logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Write a point at the end of an epoch."""
-        self.write(logs)
-
-    def write(self, logs):
-        """Write one point per curve; metrics are means since the beginning of the epoch."""
-        step, now = step_of(self.model), time.perf_counter()
-        points = {_CURVES.get(name, f"loss/{name}"): value for name, value in (logs or {}).items()}
-        points["training/learning_rate"] = compat.current_learning_rate(self.model.optimizer)
-        if self.last is not None and step > self.last[0] and "batch_size" in self.params:
-            rate = (step - self.last[0]) * self.params["batch_size"] / (now - self.last[1])
-            points["training/images_per_second"] = rate
-        self.file.write(step, points)
-        self.last = (step, now)
-
-    def on_train_end(self, logs=None):
-        """Close the file."""
-        self.file.close()
-
-
-class PeriodicEvaluation(tf.keras.callbacks.Callback):
-    """Evaluates the model every few epochs and writes the metrics to `<directory>/evaluation`.
-
-    Args:
-      directory: the run directory.
-      evaluate: function model -> {name: metric}.
-      every: the number of epochs between evaluations.
-    """
-
-    def __init__(self, directory, evaluate: Callable, every: int):
-        super().__init__()
-        self.file = CurveFile(f"{directory}/evaluation")
-        self.evaluate = evaluate
-        self.every = every
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Evaluate if it is due."""
-        if (epoch + 1) % self.every:
-            return
-        metrics = {f"evaluation/{name}": value for name, value in self.evaluate(self.model).items()}
-        self.file.write(step_of(self.model), metrics)

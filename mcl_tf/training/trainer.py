@@ -251,6 +251,8 @@ class Trainer:
 
     def _set_metric_state(self, values: list[float]) -> None:
         variables = [v for metric in self.model.metrics for v in metric.variables]
+        if len(values) != len(variables):
+            return  # a checkpoint of a version with other metrics; the weights do not depend on them
 
         def assign():
             for variable, value in zip(variables, values, strict=True):

@@ -1,9 +1,7 @@
-"""Callbacks: what they report, write and refuse, under the Trainer and under Keras' own loop."""
+"""Callbacks: what they report and refuse, under the Trainer and under Keras' own loop."""
 
-import contextlib
 import io
 import math
-import resource
 import types
 
 import pytest
@@ -11,18 +9,14 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import Progress
 
+from mcl_tf.config import AugmentationConfig
 from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import UsageError
+from mcl_tf.summaries.event_file import EventFile
+from mcl_tf.summaries.training import TrainingCurves, TrainingOverview
 from mcl_tf.training import callbacks
-from tests.training.training_helpers import make_trainer
-
-
-def attached(callback, step=7, learning_rate=0.1, **params):
-    """Return the callback with a model at a step and with the parameters of a training loop."""
-    optimizer = types.SimpleNamespace(iterations=step, learning_rate=learning_rate)
-    callback.set_model(types.SimpleNamespace(optimizer=optimizer))
-    callback.set_params({"epochs": 9, "steps": 5, **params})
-    return callback
+from tests.summaries.events import attached, read_curves, read_summaries
+from tests.training.training_helpers import make_task, make_trainer
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -113,109 +107,6 @@ def test_progress_removes_its_bar(method, monkeypatch):
     callback.close()  # a second time is not an error
 
 
-def read_curves(directory):
-    """Return {curve: [(step, value)]} of a folder of TensorBoard's events."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(directory), size_guidance={"tensors": 0})
-    events.Reload()
-    return {
-        tag: [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-    }
-
-
-def test_tensorboard_gets_every_curve_by_step(tmp_path):
-    callback = attached(callbacks.TensorBoardScalars(tmp_path), batch_size=8)
-    logs = {"loss": 3.0, "ccm": 1.0, "spa": 2.0, "positive_similarity": 0.5, "negative_similarity": 0.25}
-    logs["without_partner"] = 0.125
-    for epoch in range(2):
-        callback.model.optimizer.iterations = 10 * (epoch + 1)
-        callback.model.optimizer.learning_rate = 0.1 * (epoch + 1)
-        callback.on_epoch_end(epoch, logs)
-    callback.on_train_end()
-    curves = read_curves(tmp_path / "train")
-    assert curves["loss/ccm"] == [(10, 1.0), (20, 1.0)]
-    assert curves["partners/share_of_anchors_without"] == [(10, 0.125), (20, 0.125)]
-    assert curves["similarity/negative"] == [(10, 0.25), (20, 0.25)]
-    assert [value for _, value in curves["training/learning_rate"]] == pytest.approx([0.1, 0.2])
-    assert curves["training/images_per_second"][0][1] > 0
-    assert {"loss/loss", "loss/spa", "similarity/positive"} <= set(curves)
-
-
-def test_tensorboard_gets_points_within_an_epoch(tmp_path):
-    callback = attached(callbacks.TensorBoardScalars(tmp_path))
-    for batch in range(250):
-        callback.model.optimizer.iterations = batch + 1
-        callback.on_train_batch_end(batch, {"loss": 3.0})
-    callback.on_train_end()
-    curves = read_curves(tmp_path / "train")
-    assert curves["loss/loss"] == [(100, 3.0), (200, 3.0)]
-    assert "training/images_per_second" not in curves  # Keras' loop does not say the batch size
-
-
-def test_evaluation_comes_every_few_epochs(tmp_path):
-    metrics = iter([{"one_view": 0.5}, {"one_view": 0.75}])
-    models = []
-
-    def evaluate(model):
-        models.append(model)
-        return next(metrics)
-
-    callback = attached(callbacks.PeriodicEvaluation(tmp_path, evaluate, every=2))
-    for epoch in range(5):
-        callback.model.optimizer.iterations = epoch
-        callback.on_epoch_end(epoch)
-    assert read_curves(tmp_path / "evaluation")["evaluation/one_view"] == [(1, 0.5), (3, 0.75)]
-    assert models == [callback.model] * 2
-
-
-@contextlib.contextmanager
-def limited_file_size(folder, left):
-    """Let no file grow beyond the largest one of a folder and `left` bytes more, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = max((path.stat().st_size for path in folder.glob("*")), default=0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + left, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("left", [0, 1, 50, 120])  # a record is cut off within its length, header or data
-def test_full_disk_ends_the_curves_with_one_warning(left, tmp_path, library_log):
-    folder = tmp_path / "train"
-    file = callbacks.CurveFile(str(folder))
-    with tf.summary.create_file_writer(str(tmp_path / "other")).as_default(step=5):
-        file.write(1, {"loss": 1.0})
-        with limited_file_size(folder, left):
-            for step in range(2, 5):
-                file.write(step, {"loss": 1.0, "more": 2.0, "even_more": 3.0})
-        file.write(7, {"loss": 1.0})  # there is space again, but the file is given up
-        file.close()
-        tf.summary.scalar("theirs", 0.5)  # the caller's own writer and step are as before
-    assert [record.levelname for record in library_log.records] == ["WARNING"]
-    assert "takes no curves for TensorBoard" in library_log.messages[0]
-    assert "File too large" in library_log.messages[0]
-    assert "\n" not in library_log.messages[0]
-    assert "{{" not in library_log.messages[0]
-    assert len(list(folder.iterdir())) == 1
-    points = read_curves(folder)["loss"]
-    assert points[0] == (1, 1.0)
-    assert all(step < 5 for step, _ in points)
-    assert read_curves(tmp_path / "other") == {"theirs": [(5, 0.5)]}
-
-
-def test_training_continues_without_a_folder_for_tensorboard(tmp_path, library_log):
-    (tmp_path / "train").write_text("a file in place of the folder")
-    callback = attached(callbacks.TensorBoardScalars(tmp_path), batch_size=8)
-    for epoch in range(3):
-        callback.on_epoch_end(epoch, {"loss": 3.0})
-    callback.on_train_end()
-    assert len(library_log.messages) == 1
-    assert f"{tmp_path / 'train'} takes no curves" in library_log.messages[0]
-
-
 # The same callbacks in two loops
 
 
@@ -252,34 +143,31 @@ def fit(loop, own):
 
 @pytest.mark.parametrize("loop", ["trainer", "keras"])
 def test_callbacks_work_in_both_loops(loop, tmp_path, library_log, capsys):
-    evaluated = []
-
-    def evaluate(model):
-        evaluated.append(model)
-        return {"auroc": 0.75}
-
+    """Those of TensorBoard, too."""
+    file = EventFile(tmp_path)
     own = [
         Collapse(),
         callbacks.TerminateOnNonFiniteLoss(),
         callbacks.CollapseMonitor(),
         callbacks.ProgressReport(),
-        callbacks.TensorBoardScalars(tmp_path),
-        callbacks.PeriodicEvaluation(tmp_path, evaluate, every=2),
+        TrainingOverview(file, make_task()[1][:2], AugmentationConfig(), seed=0),
+        TrainingCurves(file),
     ]
-    model = fit(loop, own)
+    fit(loop, own)
     assert len(library_log.messages) == 1
     assert "After 10 steps all images have nearly the same projection" in library_log.messages[0]
     lines = capsys.readouterr().out.splitlines()
     assert "Training takes about" in lines[0]
     assert "4 steps" in lines[0]
     assert "step 10 of 10" in lines[-1]
-    curves = read_curves(tmp_path / "train")
-    assert [step for step, _ in curves["loss/loss"]] == [5, 10]
+    curves = read_curves(tmp_path)
+    assert [step for step, _ in curves["loss/total"]] == [5, 10]
     assert curves["training/learning_rate"] == [(5, 0.0), (10, 0.0)]
-    assert [value for _, value in curves["similarity/negative"]] == pytest.approx([1.0, 1.0], abs=1e-5)
-    assert ("training/images_per_second" in curves) == (loop == "trainer")
-    assert read_curves(tmp_path / "evaluation") == {"evaluation/auroc": [(10, 0.75)]}
-    assert evaluated == [model]
+    for name, value in {"negative": 1.0, "alignment": 0.0, "uniformity": 0.0}.items():
+        assert [value for _, value in curves[f"similarity/{name}"]] == pytest.approx([value] * 2, abs=1e-5)
+    assert ("speed/images_per_second" in curves) == (loop == "trainer")
+    assert [step for step, _ in curves["speed/milliseconds_per_step"]] == [5, 10]
+    assert set(read_summaries(tmp_path, "images")) == {"views/augmented"}
 
 
 @pytest.mark.parametrize("loop", ["trainer", "keras"])
