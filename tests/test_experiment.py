@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from mcl_tf import experiment, fitting
+from mcl_tf import experiment, fitting, scored_test
 from mcl_tf.config import Config
 from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector, make_scorer
@@ -48,7 +48,7 @@ def detector(task):
 
 @pytest.fixture(scope="module")
 def scored(detector, task):
-    return experiment.score_test(detector.scorer_, task.test)
+    return scored_test.score_test(detector.scorer_, task.test)
 
 
 # The run directory.
@@ -120,16 +120,16 @@ def test_metrics_are_those_of_one_view_and_of_all_views(scored):
 
 def test_names_beyond_ascii_are_decoded(detector):
     parts = draw_images(2), [False, True], ["test/ü, 1.jpg", "測試/0.png"], ["gut", "schön"]
-    found = experiment.score_test(detector.scorer_, tf.data.Dataset.from_tensor_slices(parts))
+    found = scored_test.score_test(detector.scorer_, tf.data.Dataset.from_tensor_slices(parts))
     assert found.names.tolist() == ["test/ü, 1.jpg", "測試/0.png"]
     assert found.labels.tolist() == ["gut", "schön"]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (7, [0, 1, 2, 3, 4, 5, 6]), (10, [0, 2, 4, 6, 8])])
 def test_the_sample_of_the_test_split_is_spread_evenly(count, expected, monkeypatch):
-    monkeypatch.setattr(experiment, "MONITORED", 5)
+    monkeypatch.setattr(scored_test, "MONITORED", 5)
     test = tf.data.Dataset.range(count).map(lambda index: (index, True))
-    assert [int(index) for index, _ in experiment.sample_test(test)] == expected
+    assert [int(index) for index, _ in scored_test.sample_test(test)] == expected
 
 
 # Callbacks.
@@ -165,7 +165,7 @@ def test_the_evaluation_gives_the_metrics_of_the_model_and_does_not_change_it(em
     assert held_out.sum() == 10
     fitting.fit_gaussians(scorer, task.train[~held_out], task.train_labels[~held_out])
     fitting.fit_units(scorer, task.train[~held_out], task.train[~held_out])
-    expected = experiment.score_test(scorer, task.test).metrics()
+    expected = scored_test.score_test(scorer, task.test).metrics()
     assert found.metrics() == {name: pytest.approx(part) for name, part in expected.items()}
 
 
@@ -239,7 +239,7 @@ def separated(task):
     labels = np.where(is_anomaly, "dark", np.where(np.arange(12) < 6, "bright", "light"))
     is_anomaly[10] = True
     nearest = np.array([0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0], np.int32)
-    return experiment.TestScores(np.array(list(names)), labels, is_anomaly, -scores, scores, nearest)
+    return scored_test.TestScores(np.array(list(names)), labels, is_anomaly, -scores, scores, nearest)
 
 
 def test_a_report_has_the_accuracy_and_every_set_of_anomalies(

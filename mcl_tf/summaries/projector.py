@@ -28,7 +28,7 @@ def write_embeddings(folder, scorer, test: tf.data.Dataset, test_scores, thresho
       folder: that of an event file, or the projector does not find them.
       scorer: the fitted `SelfEnsembleScorer`; without a network, the points are descriptors of the texture.
       test: the test stream, which is read once more.
-      test_scores: its `experiment.TestScores`.
+      test_scores: its `scored_test.TestScores`.
       threshold: the score above which an image counts as an anomaly.
 
     Raises:
@@ -68,7 +68,7 @@ def metadata(test_scores, chosen: slice, threshold: float) -> list[tuple[str, ..
     """Return the heading and a row per point: class, kind, score, verdict, and the name of the image.
 
     Args:
-      test_scores: an `experiment.TestScores`.
+      test_scores: an `scored_test.TestScores`.
       chosen: which images are points.
       threshold: the score above which an image counts as an anomaly.
     """

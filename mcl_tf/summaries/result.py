@@ -33,7 +33,7 @@ def write_result(detector, test: tf.data.Dataset, test_scores, report: dict, fol
     Args:
       detector: the fitted `AnomalyDetector`.
       test: the test stream, which is read once more.
-      test_scores: its `experiment.TestScores`.
+      test_scores: its `scored_test.TestScores`.
       report: the content of `metrics.json`.
       folder: where it is written to; its parent is part of the name of the run in HParams.
     """

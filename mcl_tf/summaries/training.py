@@ -204,7 +204,7 @@ class PeriodicEvaluation(tf.keras.callbacks.Callback):
 
     Args:
       file: the events of the evaluations.
-      evaluate: function model -> `experiment.TestScores`.
+      evaluate: function model -> `scored_test.TestScores`.
       every: the number of epochs between evaluations.
     """
 

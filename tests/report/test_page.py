@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from mcl_tf import calibration, experiment
+from mcl_tf import calibration, experiment, scored_test
 from mcl_tf.detector import AnomalyDetector
 from mcl_tf.explanation import heat_map
 from mcl_tf.report import page, sheets
@@ -34,7 +34,7 @@ def make_scored(detector, kinds):
     scores[1], scores[2] = detector.threshold_, scores.max() + 1  # one at the threshold passes; the highest is shown
     names = np.array([HOSTILE if index == 2 else f"test/{index}.png" for index in range(COUNT)])
     labels = np.where(is_anomaly, "</script><b>cut", "good")
-    return experiment.TestScores(names, labels, is_anomaly, scores - 0.1, scores)
+    return scored_test.TestScores(names, labels, is_anomaly, scores - 0.1, scores)
 
 
 def make_page(detector, folder, kinds):

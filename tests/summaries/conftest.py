@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcl_tf import experiment
+from mcl_tf import experiment, scored_test
 from mcl_tf.config import Config
 from mcl_tf.data.tasks import Task
 from mcl_tf.detector import AnomalyDetector
@@ -27,7 +27,7 @@ def run(folder, **options):
     callbacks = experiment.training_callbacks(config, task, folder)
     detector = AnomalyDetector(config, image_size=16, detail_size=16)
     detector.fit(task.train, class_names=task.class_names, callbacks=callbacks)
-    scores = experiment.score_test(detector.scorer_, task.test)
+    scores = scored_test.score_test(detector.scorer_, task.test)
     write_result(detector, task.test, scores, experiment.make_report(detector, task, scores), folder / "result")
     return detector, scores
 

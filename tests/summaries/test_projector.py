@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mcl_tf import experiment
+from mcl_tf import scored_test
 from mcl_tf.summaries import projector
 from tests.helpers import tinted_images
 
@@ -15,7 +15,7 @@ def make_scores(count, label="cut", name="test/{}.png"):
     labels = np.where(is_anomaly, label, "good")
     names = np.array([name.format(index) for index in range(count)])
     values = np.arange(count, dtype=np.float32)
-    return experiment.TestScores(names, labels, is_anomaly, values, values)
+    return scored_test.TestScores(names, labels, is_anomaly, values, values)
 
 
 def test_every_point_has_its_image_class_kind_and_score(tiny_detector, tmp_path, monkeypatch):

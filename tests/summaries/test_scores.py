@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from mcl_tf import experiment
+from mcl_tf import scored_test
 from mcl_tf.summaries import scores
 from mcl_tf.summaries.event_file import EventFile
 from tests.summaries.events import read_curves, read_summaries
@@ -28,7 +28,7 @@ def test_nothing_is_written_about_anomalies_that_are_not_there(anomalies, tmp_pa
     is_anomaly, names = np.arange(6) < anomalies, np.arange(6).astype(str)
     file = EventFile(tmp_path)
     values = np.linspace(1.0, 0.0, 6, dtype=np.float32)
-    scores.write_scores(file, 5, experiment.TestScores(names, names, is_anomaly, values, values), {"flagged": 0.25})
+    scores.write_scores(file, 5, scored_test.TestScores(names, names, is_anomaly, values, values), {"flagged": 0.25})
     file.close()
     curves = read_curves(tmp_path)
     assert curves.pop("threshold/flagged") == [(5, 0.25)]

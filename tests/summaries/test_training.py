@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mcl_tf import experiment
+from mcl_tf import scored_test
 from mcl_tf.config import AugmentationConfig
 from mcl_tf.summaries import training
 from mcl_tf.summaries.event_file import EventFile
@@ -160,7 +160,7 @@ def test_evaluation_comes_every_few_epochs(tmp_path):
     def evaluate(model):
         models.append(model)
         one_view = np.linspace(0.0, 1.0, 8, dtype=np.float32)
-        return experiment.TestScores(names, names, is_anomaly, one_view, one_view + is_anomaly)
+        return scored_test.TestScores(names, names, is_anomaly, one_view, one_view + is_anomaly)
 
     callback = attached(training.PeriodicEvaluation(EventFile(tmp_path), evaluate, every=2))
     for epoch in range(5):
