@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
-from mcl_tf.data import folders, image_files, jpeg_warnings, paths
+from mcl_tf.data import folders, image_files, jpeg_warnings, paths, store
+from mcl_tf.data.held_files import HeldFiles
 from mcl_tf.data.layouts import SPLITS
+from mcl_tf.data.room import Reading, Room, unwatched
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
@@ -64,22 +66,32 @@ class Source:
 
         return self.read(split, classes).map(prepare, tf.data.AUTOTUNE, deterministic=True)
 
-    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
-        """Check that files can be decoded, where there are files, and leave out those that cannot.
+    def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
+        """Read images in one pass and hold them at one size; files that cannot be decoded are left out.
 
         Args:
-          parts: (split, classes) pairs.
+          split: "train" or "test".
+          classes: numbers of the classes to read; None for all.
+          size: side in pixels.
+          resize: what becomes of images that are not square.
+          room: holds them.
           watch: function (batches, description) -> batches, for a progress bar.
-          max_unreadable: the share of the files that may be left out; each of them is logged.
+          max_unreadable: the share of files that may be left out; each of them is logged.
 
         Returns:
-          The number of files that were left out.
+          uint8 [n, size, size, 3], an array or `StoredImages`, and class numbers int64 [n], in the order of `read`.
 
         Raises:
-          UsageError: there are more; names the first file that cannot be decoded and the number of others.
+          UsageError: more files cannot be decoded; names the first of them and the number of others.
         """
-        del parts, watch, max_unreadable
-        return 0
+        del max_unreadable
+        reading = Reading(self.prepared(split, classes, size, resize), self._key(split, classes, size, resize))
+        return room.hold(reading, watch)
+
+    def _key(self, split: str, classes, size: int, resize: str) -> str:
+        """Return what tells the images of `prepared` from others, see `Reading`."""
+        del split, classes, size, resize
+        return ""
 
     def test_classes(self) -> np.ndarray | None:
         """Return the class numbers int64 [n] of the test images, if they are known without reading the images."""
@@ -147,15 +159,30 @@ class FolderSource(Source):
 
     def __init__(self, name: str, splits=("train",)):
         self._folder = folders.Folder(name, splits)
+        self._held: dict[tuple[int, str], list[HeldFiles]] = {}  # by size and resize; copies share it
         super().__init__(name, self._folder.class_names, self._folder.image_shape())
 
     def read(self, split: str, classes=None) -> tf.data.Dataset:
-        """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `check` explains."""
+        """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `hold` explains."""
         return self._folder.read(split, classes)
 
-    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
-        """See `Source.check`."""
-        return self._folder.check(parts, watch, max_unreadable)
+    def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
+        """See `Source.hold`; what is held already is not read again, and `prepared` reads what is held."""
+        chosen = self._folder.chosen(split, classes)
+        for held in self._held.get((size, resize), ()):
+            if held.has(chosen[0]):
+                return held.images_of(chosen[0]), chosen[1]
+        images, files, labels = self._folder.hold(chosen, size, resize, room, watch, max_unreadable)
+        self._held.setdefault((size, resize), []).append(HeldFiles(images, files))
+        return images, labels
+
+    def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
+        """See `Source.prepared`."""
+        files, labels = self._folder.chosen(split, classes)
+        for held in self._held.get((size, resize), ()):
+            if held.has(files):
+                return held.dataset(files, labels)
+        return super().prepared(split, classes, size, resize)
 
     def test_classes(self) -> np.ndarray:
         """See `Source.test_classes`."""
@@ -238,6 +265,12 @@ class TensorFlowDatasetsSource(Source):
         decode = self._builder.info.features["image"].decode_example
         data = data.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE, deterministic=True)
         return data.with_options(image_files.UNTUNED)
+
+    def _key(self, split: str, classes, size: int, resize: str) -> str:
+        """See `Source._key`; the files of the records tell one preparation of the dataset from another."""
+        folder = self._builder.data_path
+        states = (f"{file}: {paths.file_state(file)}" for file in sorted(map(os.fspath, folder.iterdir())))
+        return store.key_of(self._builder.info.full_name, split, classes, size, resize, *states)
 
 
 def load_source(name: str, data_dir: str = "", splits=SPLITS, also=()) -> Source:

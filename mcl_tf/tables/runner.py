@@ -47,7 +47,7 @@ def run(config: Config, options: TableOptions) -> Table:
     if options.splits:
         config = config.replace(normal=("splits",))
     config = with_run_directory(config)
-    kept = KeptSources(config.data.max_unreadable)
+    kept = KeptSources(config)
     source = kept.load(config.data.dataset, config.run.data_dir)
     rows = plans.make_rows(config, options, source.class_names, source.train_classes())
     _report_left_out(source)
