@@ -8,8 +8,10 @@ import tensorflow as tf
 from PIL import Image
 
 from mcl_tf import views
-from mcl_tf.config import DataConfig
+from mcl_tf.config import DataConfig, RunConfig
 from mcl_tf.data import arrays
+from mcl_tf.data.room import Room
+from mcl_tf.data.store import StoredImages
 from mcl_tf.errors import UsageError
 
 
@@ -75,16 +77,18 @@ def test_names_a_file_that_is_no_image(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_collects_datasets_like_arrays(batch_size, labelled):
+def test_collects_datasets_like_arrays(batch_size, labelled, tmp_path):
     images, labels = noise(7, 20, 18, 1), np.arange(7) % 2 if labelled else None
     expected, expected_labels, size = arrays.collect(images, labels, DataConfig())
     assert size == 20
     assert expected.shape == (7, 20, 20, 3)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
     dataset = dataset.batch(batch_size) if batch_size else dataset
-    found, found_labels, size = arrays.collect(dataset, None, DataConfig())
-    assert size == 20
-    np.testing.assert_array_equal(found, expected)
+    for room in (None, Room(RunConfig(memory_limit=0, cache_dir=str(tmp_path)))):
+        found, found_labels, size = arrays.collect(dataset, None, DataConfig(), room=room)
+        assert size == 20
+        assert isinstance(found, StoredImages) == (room is not None)
+        np.testing.assert_array_equal(found, expected)
     assert (found_labels is None) == (expected_labels is None) == (not labelled)
     if labelled:
         np.testing.assert_array_equal(found_labels, expected_labels)
