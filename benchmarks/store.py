@@ -50,7 +50,7 @@ def train(limit: str, directory: str) -> tuple[float, float, str]:
     images, *_ = arrays.collect(synthetic_images(IMAGES, SIZE), None, DataConfig(), room=Room(config.run))
     ends: list[float] = []
     trainer = Trainer(config, images, np.zeros(len(images), np.int32))
-    trainer.fit([tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))])
+    trainer.fit([tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))])
     weights = b"".join(weight.numpy().tobytes() for weight in trainer.model.encoder.weights)
     rate = trainer.batch_size / statistics.median(np.diff(ends))
     return memory.peak(), rate, hashlib.sha256(weights).hexdigest()

@@ -23,6 +23,7 @@ _FORM = (
     "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, a list of uint8 [h, w, c] or of paths of image files, or a "
     "tf.data.Dataset of images"
 )
+_BYTES = 2**27  # of the images of files that are decoded before they are scored
 
 
 def check_form(shape, dtype) -> None:
@@ -195,6 +196,17 @@ def resize(images, size: int, how: str = DataConfig.resize, room: Room | None = 
     return (room or Room()).hold(_Resizing(images, size, how))[0]
 
 
+def _file_batches(files: Files, batch_size: int, size: int, resize: str) -> Iterator:
+    """Yield the images of files in batches, see `scoring_batches`; some batches are decoded together."""
+    together = batch_size * max(1, _BYTES // (3 * size**2 * batch_size))
+    for first in range(0, len(files), together):
+        reading = FileReading(files[first : first + together], size, resize)
+        images = np.concatenate(list(reading.batches()))
+        reading.check()
+        for start in range(0, len(images), batch_size):
+            yield tf.constant(images[start : start + batch_size])
+
+
 def _is_label(rest) -> bool:
     label = rest[0] if len(rest) == 1 else None
     return isinstance(label, tf.TensorSpec) and label.shape.rank == 0 and label.dtype.is_integer
@@ -241,7 +253,8 @@ def scoring_batches(images, batch_size: int, size: int, resize: str = DataConfig
     """
     images = as_source(images)
     if isinstance(images, Files):
-        images, _ = Room().hold(FileReading(images, size, resize))
+        yield from _file_batches(images, batch_size, size, resize)
+        return
     if isinstance(images, tf.data.Dataset):
 
         def image_alone(image, *_):

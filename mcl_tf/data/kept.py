@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from mcl_tf.config import Config
 from mcl_tf.data import store
+from mcl_tf.data.layouts import SPLITS
 from mcl_tf.data.room import Room, unwatched
-from mcl_tf.data.sources import SPLITS, Source, load_source
+from mcl_tf.data.source import Source
+from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import choose_sizes
 from mcl_tf.errors import UsageError
 from mcl_tf.utils.console import tracked

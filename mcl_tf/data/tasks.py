@@ -17,7 +17,8 @@ from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.folders import class_list, has_number_names
 from mcl_tf.data.outliers import open_outliers, outlier_names
 from mcl_tf.data.room import Reading, Room, unwatched
-from mcl_tf.data.sources import Source, load_source
+from mcl_tf.data.source import Source
+from mcl_tf.data.sources import load_source
 from mcl_tf.data.synthetic import NAMES
 from mcl_tf.errors import UsageError
 

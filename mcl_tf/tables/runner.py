@@ -15,7 +15,7 @@ import tensorflow as tf
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data.kept import KeptSources
-from mcl_tf.data.sources import Source
+from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.tables import baselines, files, plans, summary
