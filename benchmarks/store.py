@@ -7,7 +7,6 @@ with one call each, as the library does, and through a memory map of NumPy.
 from __future__ import annotations
 
 import hashlib
-import statistics
 import tempfile
 import time
 
@@ -50,9 +49,11 @@ def train(limit: str, directory: str) -> tuple[float, float, str]:
     images, *_ = arrays.collect(synthetic_images(IMAGES, SIZE), None, DataConfig(), room=Room(config.run))
     ends: list[float] = []
     trainer = Trainer(config, images, np.zeros(len(images), np.int32))
-    trainer.fit([tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))])
+    trainer.fit(
+        [tf.keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.perf_counter()))]
+    )
     weights = b"".join(weight.numpy().tobytes() for weight in trainer.model.encoder.weights)
-    rate = trainer.batch_size / statistics.median(np.diff(ends))
+    rate = trainer.batch_size / float(np.median(np.diff(ends)))
     return memory.peak(), rate, hashlib.sha256(weights).hexdigest()
 
 
