@@ -107,7 +107,7 @@ def bytes_of(value: Any) -> int | None:
         TiB (powers of 1024), in any case.
     """
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value) if value >= 0 else None
+        return int(value) if int(value) >= 0 else None
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", value.strip(), re.ASCII) if isinstance(value, str) else None
     unit = _UNITS.get(found[2].lower()) if found else None
     return None if found is None or unit is None else int(float(found[1]) * unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -174,9 +174,9 @@ class _Resizing(Reading):
         self._images, self.size, self._how = images, size, how
         self.count, self.unreadable = len(images), []
         own = images.key if isinstance(images, StoredImages) else ""
-        self.key = store.key_of(own, size, how) if own else ""
+        self._key = store.key_of(own, size, how) if own else ""
 
-    def batches(self) -> Iterator[np.ndarray]:
+    def batches(self) -> Generator:
         """See `Reading.batches`."""
         for start in range(0, len(self._images), 256):
             yield views.prepare(self._images[start : start + 256], self.size, self._how).numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -48,10 +48,10 @@ class FileReading(Reading):
         states = (f"{os.path.abspath(file)}: {paths.file_state(file)}" for file in self._files)
         return store.key_of("files", self.size, self._resize, *states)
 
-    def batches(self) -> Iterator[np.ndarray]:
+    def batches(self) -> Generator:
         """See `Reading.batches`."""
-        count = max(1, min(BATCH, _BYTES // (3 * self.size**2)))
-        numbers = [range(start, min(start + count, self.count)) for start in range(0, self.count, count)]
+        count, total = max(1, min(BATCH, _BYTES // (3 * self.size**2))), len(self._files)
+        numbers = [range(start, min(start + count, total)) for start in range(0, total, count)]
         decode = _usual_decoder(self.size, self._resize)
         suspects: list[int] = []
         self.unreadable = []
@@ -92,8 +92,8 @@ class FileReading(Reading):
 
     def check(self) -> None:
         """See `Reading.check`."""
-        if len(self.unreadable) > self._max_unreadable * self.count:
-            share = f"{self._max_unreadable:.3g} of the {self.count} images"
+        if len(self.unreadable) > self._max_unreadable * len(self._files):
+            share = f"{self._max_unreadable:.3g} of the {len(self._files)} images"
             limit = f". At most {share} may be unreadable" if self._max_unreadable else ""
             raise UsageError(image_files.describe_bad(self.names_of_unreadable()) + limit)
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -47,13 +47,18 @@ class Reading:
 
     def __init__(self, dataset: tf.data.Dataset, key: str = ""):
         spec = dataset.element_spec
-        self._dataset, self.key = dataset, key
+        self._dataset, self._key = dataset, key
         self.size = int((spec[0] if isinstance(spec, tuple) else spec).shape[0])
         count = int(dataset.cardinality())
         self.count = count if count >= 0 else None
         self.unreadable: list[int] = []
 
-    def batches(self) -> Iterator:
+    @property
+    def key(self) -> str:
+        """See the attribute."""
+        return self._key
+
+    def batches(self) -> Generator:
         """Yield uint8 [m, s, s, 3], or that and int [m]; an image that cannot be read is black."""
         yield from self._dataset.batch(BATCH).as_numpy_iterator()
 

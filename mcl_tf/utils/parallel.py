@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 _THREADS = 2  # one batch at a time left a tenth of two cores idle
 
@@ -14,7 +14,7 @@ def per_thread(batch_size: int) -> int:
     return -(-batch_size // _THREADS)
 
 
-def map_in_order(function: Callable, items: Iterable, threads: int = _THREADS) -> Iterator:
+def map_in_order(function: Callable, items: Iterable, threads: int = _THREADS) -> Generator:
     """Map a function over items in threads and yield the results in the order of the items.
 
     Args:
