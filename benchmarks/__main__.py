@@ -28,6 +28,7 @@ BENCHMARKS = {
     "loss": "loss",
     "augment": "augment",
     "input": "input",
+    "store": "store",
     "score": "score",
     "export": "export",
     "memory": "memory",

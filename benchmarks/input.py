@@ -130,8 +130,8 @@ def folder_sides(directory: pathlib.Path):
     """Return sides: reading of a folder of JPEG files at their size and at half of it, and decoding of their bytes."""
     import tensorflow as tf
 
+    from mcl_tf.data.room import Room
     from mcl_tf.data.sources import FolderSource
-    from mcl_tf.data.tasks import read_images
 
     encoded = []
     folder = directory / "train" / "good"
@@ -139,10 +139,13 @@ def folder_sides(directory: pathlib.Path):
     for index, image in enumerate(smooth_images(FILES, FILE_SIZE)):
         encoded.append(tf.io.encode_jpeg(image).numpy())
         (folder / f"{index:06}.jpg").write_bytes(encoded[-1])
-    source = FolderSource(str(directory), ("train",))
+
+    def read(size):
+        return len(FolderSource(str(directory), ("train",)).hold("train", None, size, "squeeze", Room())[0])
+
     decoded = tf.data.Dataset.from_tensor_slices(encoded).map(tf.io.decode_jpeg, tf.data.AUTOTUNE)
     return {
-        "read": lambda: len(read_images(source.read("train"), FILE_SIZE)[0]),
-        "resized": lambda: len(read_images(source.read("train"), FILE_SIZE // 2)[0]),
+        "read": lambda: read(FILE_SIZE),
+        "resized": lambda: read(FILE_SIZE // 2),
         "decode": lambda: drain(decoded),
     }

@@ -8,6 +8,11 @@ define(
     run_dir="Directory of the run; runs/<dataset>-<normal> by default. The same command resumes the run from its "
     "newest checkpoint.",
     data_dir="Directory of TensorFlow Datasets; its own default if empty.",
+    cache_dir="Directory of decoded images that exceed --memory_limit; by default mcl_tf in $XDG_CACHE_HOME, or in "
+    "~/.cache where that is not set. Later runs on the same images read them there; what is no longer needed may be "
+    "removed.",
+    memory_limit="Memory that the images may take while they are held and trained on; by default half of the free "
+    "memory. Beyond it, they are decoded once into a file in --cache_dir.",
     strategy="Devices: `auto` uses all GPUs, or the only device; `mirrored` also uses logical CPUs; `multi_worker` "
     "joins the machines of TF_CONFIG; `tpu` uses the available TPUs.",
     jit_compile="Compile the training step with XLA; `auto` does so on a single GPU.",

@@ -12,14 +12,26 @@ import operator
 import os
 from typing import Any
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, FirstAndLast, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import (
+    AnyOf,
+    Boolean,
+    ByteCount,
+    Choice,
+    FileName,
+    FirstAndLast,
+    Interval,
+    ListOf,
+    Nothing,
+    Text,
+)
 from mcl_tf.errors import UsageError
 
 SMALL_IMAGE = 96  # From this size on, encoders use the 7x7 stem (SimCLR, appendix B.9).
 RESIZES = ("squeeze", "pad", "crop")  # of images that are not square, see `views.prepare`
 ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
-PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir")  # where ~ is expanded
+# Where ~ is expanded.
+PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir", "cache_dir")
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
 _OF_SCORING = ("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size")
 EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evaluation of a finished run can change
@@ -159,6 +171,8 @@ class RunConfig:
 
     run_dir: str = _text("")
     data_dir: str = _text("")
+    cache_dir: str = _text("")
+    memory_limit: int | str | None = _field(None, AnyOf(Nothing(), ByteCount()))
     strategy: str = _choice("auto", "auto", "one_device", "mirrored", "multi_worker", "tpu")
     jit_compile: str = _choice("auto", "auto", "on", "off")
     loss_block_size: int = _integer(0, 0, 2**31 - 1)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 from typing import Any
+
+_UNITS = {"": 1, "b": 1}
+_UNITS.update({f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)})
+_UNITS.update({f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,32 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{'an integer' if self.type is int else 'a number'} from {self.low:g} to {self.high:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteCount:
+    """Amounts of memory: a number of bytes, or a text such as "500MiB", see `bytes_of`."""
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is such an amount."""
+        return bytes_of(value) is not None
+
+    def __str__(self) -> str:
+        return "a number of bytes such as 2GB or 500MiB"
+
+
+def bytes_of(value: Any) -> int | None:
+    """Return the number of bytes that an amount of memory stands for; None if it is none.
+
+    Args:
+      value: an integer of at least 0; or a text of a number and a unit: B or none, KB to TB (powers of 1000), KiB to
+        TiB (powers of 1024), in any case.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value) if int(value) >= 0 else None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", value.strip(), re.ASCII) if isinstance(value, str) else None
+    unit = _UNITS.get(found[2].lower()) if found else None
+    return None if found is None or unit is None else int(float(found[1]) * unit)
 
 
 class Choice:

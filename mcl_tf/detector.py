@@ -14,6 +14,7 @@ import tensorflow as tf
 from mcl_tf import calibration, explanation, fitting, persistence
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
+from mcl_tf.data.room import Room
 from mcl_tf.errors import UsageError
 from mcl_tf.networks import is_pretrained
 from mcl_tf.normal_images import NormalImages
@@ -116,7 +117,8 @@ class AnomalyDetector:
         `views` and `method`, may differ.
 
         Args:
-          images: normal images; they are held in memory, as uint8 at one size.
+          images: normal images; they are held as uint8 at one size, in memory up to `memory_limit`, and beyond it in a
+            file in `cache_dir`.
           labels: int [n], classes 0 to C - 1, for labelled training; None for one class. A dataset has labels as second
             part of its elements.
           class_names: names of the classes, a list or a dictionary by label; their numbers by default.
@@ -319,7 +321,8 @@ def _train(config: Config, normal: NormalImages, callbacks):
     if config.scoring.score == "local":
         return None, config, 0
     try:
-        images, run_dir = arrays.resize(normal.trained, size), config.run.run_dir or None
+        images = arrays.resize(normal.trained, size, room=Room(config.run))
+        run_dir = config.run.run_dir or None
         model, count = restarts.train(config, images, normal.labels, run_dir, callbacks, normal.record)
         return model, config, count
     except CollapseError as error:

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from mcl_tf import evaluation, fitting, run_directory
 from mcl_tf.config import Config
-from mcl_tf.data import arrays
+from mcl_tf.data import arrays, store
 from mcl_tf.data.masks import find_masks
+from mcl_tf.data.room import Room
 from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.detector import AnomalyDetector
@@ -59,7 +60,7 @@ def run(config: Config, load=load_source) -> dict:
     formats.check(config)
     strategy = make_strategy(config.run.strategy)  # several workers must find each other before anything else
     chief = is_chief(strategy)
-    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load)
+    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load, Room(config.run))
     directory = claim_directory(config, write=chief)
     if chief:
         run_directory.try_targets(directory, config.serving.export)
@@ -170,7 +171,8 @@ def held_out_images(config: Config, task: Task) -> tf.data.Dataset:
     held_out = np.flatnonzero(select_held_out(task.train_labels, config))
     names = [task.train_names[i] if task.train_names else f"{config.data.dataset}/train/{i}" for i in held_out]
     class_names = np.array(task.class_names)[task.train_labels[held_out]]
-    return tf.data.Dataset.from_tensor_slices((task.train[held_out], np.zeros(len(held_out), bool), names, class_names))
+    read = store.reader(store.select(task.train, held_out))
+    return store.as_dataset(read, np.arange(len(held_out)), np.zeros(len(held_out), bool), names, class_names)
 
 
 @contextlib.contextmanager

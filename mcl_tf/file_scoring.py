@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from mcl_tf import calibration
 from mcl_tf.config import ScoringConfig
-from mcl_tf.data import image_files, listing
+from mcl_tf.data import image_files, listing, paths
 from mcl_tf.errors import UsageError, one_line, printable
 from mcl_tf.export import runtimes, set_threshold, version_folders
 from mcl_tf.export.model_card import read_card
 from mcl_tf.export.saved_model import check_version
 from mcl_tf.file_explanation import FileExplainer, is_within
-from mcl_tf.score_file import SCORES, ScoreFile, image_state, model_of
+from mcl_tf.score_file import SCORES, ScoreFile, model_of
 from mcl_tf.utils import parallel
 from mcl_tf.utils.console import progress
 
@@ -234,7 +234,7 @@ def scored_batches(scorer, names, decode, batch_size: int, complete=None) -> Ite
     """
 
     def read_and_score(batch):
-        states = dict(zip(batch, map(image_state, batch), strict=True))  # before the files are read
+        states = dict(zip(batch, map(paths.file_state, batch), strict=True))  # before the files are read
         contents, failures = zip(*map(image_files.read_bytes, batch), strict=True)
         images, reasons = decode(contents)
         reasons = np.array([failure or reason for failure, reason in zip(failures, reasons, strict=True)], object)

@@ -83,8 +83,8 @@ def fit_gaussians(scorer: SelfEnsembleScorer, images, labels, visible: bool = Tr
     """
     settings: Any = {"num_classes": scorer.num_classes, "shrinkage": scorer.config.shrinkage}
     if scorer.texture is not None:
-        batch = (scorer.texture.fit(images), labels, np.zeros(len(images), int))
-        fitted = ClassConditionalGaussians.fit_batches([batch], num_rotations=1, **settings)
+        batches = _described(scorer, images, labels)
+        fitted = ClassConditionalGaussians.fit_batches(batches, num_rotations=1, **settings)
         scorer.texture_means.assign(fitted.means)
         scorer.texture_whitenings.assign(fitted.whitenings)
     if scorer.network is None:
@@ -96,6 +96,14 @@ def fit_gaussians(scorer: SelfEnsembleScorer, images, labels, visible: bool = Tr
     scorer.whitenings.assign(fitted.whitenings)
     if moments is not None:
         scorer.patches.fit(moments)
+
+
+def _described(scorer, images, labels):
+    """Fit the texture and yield (descriptors [m, D], labels [m], rotations [m]) of all images, batch by batch."""
+    start = 0
+    for vectors in scorer.texture.fit(images):
+        yield vectors, labels[start : start + len(vectors)], np.zeros(len(vectors), int)
+        start += len(vectors)
 
 
 def _embedded(scorer, images, labels, moments: PatchMoments | None, visible: bool):

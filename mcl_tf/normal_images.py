@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Mapping, Set
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from mcl_tf import calibration
 from mcl_tf.config import Config
-from mcl_tf.data import arrays
+from mcl_tf.data import arrays, store
+from mcl_tf.data.room import Room
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import TrainingRecord
 
@@ -19,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class NormalImages:
-    """Normal images at the stored size.
+    """Normal images at the stored size, arrays or `StoredImages`.
 
     Attributes:
       trained: uint8 [n, s, s, 3], the images to train on.
@@ -44,7 +46,8 @@ class NormalImages:
         Raises:
           UsageError: they are not usable.
         """
-        images, labels, network_size = arrays.collect(images, labels, config.data, config.scoring.score)
+        room = Room(config.run)
+        images, labels, network_size = arrays.collect(images, labels, config.data, config.scoring.score, room)
         labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
         names = _check_classes(labels, class_names)
         _check_images(images, labels)
@@ -52,7 +55,8 @@ class NormalImages:
         held_out, record = select_held_out(labels, config), None
         if config.run.run_dir:
             record = TrainingRecord.create(config, images, labels, held_out, network_size)
-        return cls(images[~held_out], labels[~held_out], images[held_out], names, network_size, record)
+        trained, calibrating = (store.select(images, chosen) for chosen in (~held_out, held_out))
+        return cls(trained, labels[~held_out], calibrating, names, network_size, record)
 
 
 def select_held_out(labels, config: Config) -> np.ndarray:
@@ -70,7 +74,7 @@ def select_held_out(labels, config: Config) -> np.ndarray:
 
 def _check_images(images, labels) -> None:
     """Refuse equal images and those of which none can be held out, and warn if none of them shows anything."""
-    if all(np.array_equal(image, images[0]) for image in images[1:]):
+    if all(np.array_equal(image, images[0]) for image in itertools.islice(images, 1, None)):
         raise UsageError(f"The normal images must differ from each other. Received: {len(images)} equal images")
     if np.bincount(labels).max() < 2:
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from mcl_tf import calibration, experiment, run_directory
 from mcl_tf.config import EVALUATED, Config
+from mcl_tf.data.room import Room
 from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import build_task
 from mcl_tf.detector import AnomalyDetector
@@ -42,7 +43,8 @@ def evaluate(run_dir, options: dict[str, Any], data_dir: str = "") -> dict:
     changed = {name: value for name, value in options.items() if trained.flat()[name] != value}
     config = trained.replace(**changed)
     directory = run_dir / FOLDER / _name(changed)
-    task = build_task(config.data, data_dir or config.run.data_dir, tracked, config.scoring.score, load_source)
+    data_dir = data_dir or config.run.data_dir
+    task = build_task(config.data, data_dir, tracked, config.scoring.score, load_source, Room(config.run))
     _claim(directory, config)
     # The rate may be one that needs more held-out images, which the network was trained on.
     fitted = config.replace(pass_rate=trained.scoring.pass_rate, run_dir=str(run_dir))

@@ -167,9 +167,8 @@ def _refuse_options(directory: pathlib.Path, differences: list[str]) -> None:
 
 def _hashes(images, labels) -> np.ndarray:
     """Return one number uint64 [n] per image and label."""
-    images = np.ascontiguousarray(images)
     digests = (
-        hashlib.blake2b(image.data, digest_size=8, salt=int(label).to_bytes(8, "little")).digest()
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8, salt=int(label).to_bytes(8, "little")).digest()
         for image, label in zip(images, labels, strict=True)
     )
     return np.frombuffer(b"".join(digests), "<u8")

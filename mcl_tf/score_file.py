@@ -6,12 +6,12 @@ import contextlib
 import csv
 import io
 import json
-import os
 import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from mcl_tf.data import paths
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import file_hash
 from mcl_tf.utils.atomic import atomic_file
@@ -44,15 +44,6 @@ def time_of(state: str) -> float | None:
     """Return the time of the modification that `image_state` holds, in seconds since 1970; None if it holds none."""
     found = re.fullmatch(r"\d+ bytes of (-?\d+)", state)
     return int(found[1]) / 1e9 if found else None
-
-
-def image_state(name) -> str:
-    """Return what tells a file from a later one of its name: its size and when it was modified; "" if it is absent."""
-    try:
-        status = os.stat(name)
-    except OSError:
-        return ""
-    return f"{status.st_size} bytes of {status.st_mtime_ns}"
 
 
 class ScoreFile:
@@ -89,7 +80,7 @@ class ScoreFile:
                 f"with. Received: {model}, not {others[0]['model']}"
             )
         # A file that is gone cannot be scored again, so that its row stays.
-        self._kept = [row for row in rows if image_state(row["file"]) in ("", row["image_state"])]
+        self._kept = [row for row in rows if paths.file_state(row["file"]) in ("", row["image_state"])]
         self.scored = {row["file"] for row in self._kept}
 
     def __enter__(self):

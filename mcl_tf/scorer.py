@@ -249,7 +249,7 @@ class SelfEnsembleScorer(tf.keras.Model):
           {name: array}.
         """
         compute = self.traced(name, function)
-        batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.prepare)
+        batches = arrays.scoring_batches(images, self.images_per_batch(self.view_count), self.image_size, self.resize)
 
         def apply(batch):
             return {name: value.numpy() for name, value in compute(batch).items()}

@@ -14,6 +14,8 @@ on crops and colour jitter is blind to brightness. This descriptor needs no trai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
@@ -74,16 +76,16 @@ class TextureDescriptor(tf.keras.layers.Layer):
     def _constant(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False, dtype="float32")
 
-    def fit(self, images, seed: int = 0, batch_size: int = 16) -> np.ndarray:
-        """Learn the statistics of normal images.
+    def fit(self, images, seed: int = 0, batch_size: int = 16) -> Iterator[np.ndarray]:
+        """Learn the statistics of normal images, of which at most `_IMAGES` are held.
 
         Args:
-          images: uint8 [n, image_size, image_size, 3].
+          images: uint8 [n, image_size, image_size, 3], an array or `StoredImages`.
           seed: of the patches that are drawn.
           batch_size: number of images processed at a time.
 
         Returns:
-          float32 [n, dimension], the descriptors of the images.
+          The descriptors of all n images in their order, batches float32 [m, dimension].
         """
         sample = images[np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).astype(int)]
         pixels = sample.reshape(-1, 3)[::97].astype(np.float64)
@@ -105,10 +107,12 @@ class TextureDescriptor(tf.keras.layers.Layer):
             self.place_spreads[index].assign(np.sqrt(share * variance + (1.0 - share) * variance.mean()) + 1e-3)
         self.descriptor_center.assign(tf.zeros(self.dimension))
         self.descriptor_spread.assign(tf.ones(self.dimension))
-        (descriptors,) = _in_batches(lambda x: [self.call(x)], images, batch_size)
+        (descriptors,) = _in_batches(lambda x: [self.call(x)], sample, batch_size)
         self.descriptor_center.assign(descriptors.mean(0))
         self.descriptor_spread.assign(descriptors.std(0) + 1e-4)
-        return (descriptors - self.descriptor_center.numpy()) / self.descriptor_spread.numpy()
+        if len(sample) == len(images):
+            return iter([(descriptors - self.descriptor_center.numpy()) / self.descriptor_spread.numpy()])
+        return (vectors for (vectors,) in _by_batch(lambda x: [self.call(x)], images, batch_size))
 
     def _fit_filters(self, index: int, x, rng) -> None:
         """Compute the whitening of random patches of images float32 [n, h, w, c]."""
@@ -211,8 +215,12 @@ def _blur(places, deviation: float = _BLUR):
 
 
 def _in_batches(function, images, batch_size: int) -> list[np.ndarray]:
-    """Apply a function from images to a list of tensors, batch by batch."""
+    """Apply a function from images to a list of tensors, batch by batch, and join the results."""
+    return [np.concatenate(parts) for parts in zip(*_by_batch(function, images, batch_size), strict=True)]
+
+
+def _by_batch(function, images, batch_size: int) -> Iterator[list[np.ndarray]]:
+    """Yield the results of a function from images to a list of tensors, batch by batch."""
     traced = compat.graph(function, [None, *images.shape[1:]])
-    starts = range(0, len(images), batch_size)
-    results = [traced(tf.constant(images[start : start + batch_size])) for start in starts]
-    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+    for start in range(0, len(images), batch_size):
+        yield [part.numpy() for part in traced(tf.constant(images[start : start + batch_size]))]

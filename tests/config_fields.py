@@ -3,7 +3,7 @@
 import dataclasses
 
 from mcl_tf.config import Config
-from mcl_tf.constraints import AnyOf, Boolean, Choice, Interval, ListOf, Text
+from mcl_tf.constraints import AnyOf, Boolean, ByteCount, Choice, Interval, ListOf, Text
 
 GROUPS = {group.name: type(group.default) for group in dataclasses.fields(Config)}
 FIELDS = {field.name: field for group in GROUPS.values() for field in dataclasses.fields(group)}
@@ -22,6 +22,7 @@ NUMBERS = {name: members(name, Interval)[0] for name in FIELDS if members(name, 
 CHOICES = {name: members(name, Choice)[0].options for name in FIELDS if members(name, Choice)}
 TEXTS = [name for name in FIELDS if members(name, Text)]
 BOOLEANS = [name for name in FIELDS if members(name, Boolean)]
+AMOUNTS = [name for name in FIELDS if members(name, ByteCount)]
 LISTS = [name for name in FIELDS if members(name, ListOf)]
 
 
@@ -40,5 +41,6 @@ def other_value(name):
         "serving_batch_sizes": (2, 4096),
         "normal": ("cat", "9"),
         "profile_steps": (2, 4),
+        "memory_limit": "2GB",
     }
     return others.get(name, "somewhere/else")

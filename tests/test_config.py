@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from config_fields import BOOLEANS, CHOICES, CONSTRAINTS, FIELDS, GROUPS, LISTS, NUMBERS, TEXTS, other_value
+from config_fields import AMOUNTS, BOOLEANS, CHOICES, CONSTRAINTS, FIELDS, GROUPS, LISTS, NUMBERS, TEXTS, other_value
 
 from mcl_tf.config import PATHS, Config, DataConfig, RunConfig, ServingConfig, check
 from mcl_tf.errors import UsageError
@@ -39,7 +39,7 @@ def refusal(**overrides):
 def test_field_names_are_unique():
     assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in GROUPS.values())
     assert set(Config().flat()) == set(FIELDS)
-    assert set(NUMBERS) | set(CHOICES) | set(TEXTS) | set(BOOLEANS) | set(LISTS) == set(FIELDS)
+    assert set(NUMBERS) | set(CHOICES) | set(TEXTS) | set(BOOLEANS) | set(LISTS) | set(AMOUNTS) == set(FIELDS)
 
 
 def test_files_and_mode_are_not_part_of_the_configuration():

@@ -6,7 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from mcl_tf.constraints import AnyOf, Boolean, Choice, FileName, FirstAndLast, Interval, ListOf, Nothing, Text
+from mcl_tf.constraints import (
+    AnyOf,
+    Boolean,
+    ByteCount,
+    Choice,
+    FileName,
+    FirstAndLast,
+    Interval,
+    ListOf,
+    Nothing,
+    Text,
+    bytes_of,
+)
 
 SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
 
@@ -18,6 +30,11 @@ SHRINKAGE = AnyOf(Choice("ledoit_wolf"), Nothing(), Interval(float, 0.0, 1.0))
         (Text(), ["", "a", "none"], [b"a", None, 3, ("a",)]),
         (FileName(".keras"), ["a.keras", "/b c/d.keras"], ["", "a.h5", "a.keras.zip", "keras", None, 3, b"a.keras"]),
         (Nothing(), [None], ["", "none", 0, False]),
+        (
+            ByteCount(),
+            ["2GB", "0", 0, 10**12],
+            ["", "GB", "2 G B", "-1", "1e9", "2GBs", "two", -1, 2.5, True, None, b"2"],
+        ),
         (Interval(int, 2, 4), [2, 3, 4, np.int64(3)], [1, 5, 2.0, 3.5, True, "3", None, math.nan, [3], 10**400]),
         (
             Interval(float, 0.5, 2.0),
@@ -71,3 +88,20 @@ def test_constraints_without_options_compare_by_value():
     assert Text() != Boolean()
     assert ListOf(Text()) == ListOf(Text())
     assert ListOf(Text()) != ListOf(Interval(int, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        (12, 12),
+        ("12", 12),
+        ("12B", 12),
+        ("2GB", 2 * 10**9),
+        (" 500 MiB ", 500 * 2**20),
+        ("1.5kib", 1536),
+        ("3TB", 3 * 10**12),
+        ("0.5 gib", 2**29),
+    ],
+)
+def test_amounts_of_memory(amount, expected):
+    assert bytes_of(amount) == expected

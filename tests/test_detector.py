@@ -189,6 +189,22 @@ def test_training_changes_the_scores(trained, untrained):
     assert not np.allclose(untrained.decision_function(images), trained.decision_function(images), rtol=1e-2)
 
 
+def test_images_beyond_the_memory_limit_give_the_same_detector(tmp_path):
+    images, cache = noise(COUNT, 32, 32), tmp_path / "cache"
+    source = [tmp_path / f"{number}.png" for number in range(COUNT)]
+    for path, image in zip(source, images, strict=True):
+        Image.fromarray(image).save(path)
+    options = {"score": "both", "image_size": 16, "detail_size": 32}  # the network sees the images at another size
+    expected = make_detector(**options).fit(images)
+    found = make_detector(**options, memory_limit="1KB", cache_dir=str(cache), run_dir=str(tmp_path / "run")).fit(
+        source
+    )
+    np.testing.assert_array_equal(found.decision_function(images), expected.decision_function(images))
+    np.testing.assert_array_equal(found.calibration_scores_, expected.calibration_scores_)
+    # The images, and those trained on at the network's size.
+    assert len([name for name in os.listdir(cache) if name[0] != "."]) == 2
+
+
 def test_a_finished_run_is_restored_without_training(trained, run_dir):
     again = make_detector(epochs=1, run_dir=str(run_dir))
     again.fit(noise(COUNT), callbacks=[NoTraining()])

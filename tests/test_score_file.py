@@ -8,8 +8,9 @@ import os
 import numpy as np
 import pytest
 
+from mcl_tf.data.paths import file_state
 from mcl_tf.errors import UsageError
-from mcl_tf.score_file import COLUMNS, SCORES, ScoreFile, image_state, model_of
+from mcl_tf.score_file import COLUMNS, SCORES, ScoreFile, model_of
 from tests.helpers import Killed, fail_at, visible_names
 
 FILE_NAMES = ["scores.csv", "scores.jsonl", "scores.JSONL"]
@@ -164,7 +165,7 @@ def write_at(path, data, nanoseconds):
 @pytest.mark.parametrize(("data", "nanoseconds"), [(b"1234", 10**18), (b"123", 10**18 + 1000)])
 def test_a_row_is_current_while_its_image_is(data, nanoseconds, tmp_path):
     image = write_at(tmp_path / "a.png", b"123", 10**18)
-    rows = [make_row(name, state=image_state(name)) for name in (str(image), str(tmp_path / "gone.png"))]
+    rows = [make_row(name, state=file_state(name)) for name in (str(image), str(tmp_path / "gone.png"))]
     with open_file(tmp_path / "scores.csv") as file:
         file.write(rows)
     for replaced in (False, True):

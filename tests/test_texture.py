@@ -5,10 +5,16 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
+from mcl_tf import texture
 from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.texture import PATCH, TextureDescriptor, is_grey
 
 SIZE = 48
+
+
+def fit(descriptor, images, **options):
+    """Fit a descriptor and return the descriptors of the images, float32 [n, dimension]."""
+    return np.concatenate(list(descriptor.fit(images, **options)))
 
 
 def draw_weave(count, seed, size=SIZE, tint=(1.0, 1.0, 1.0)):
@@ -34,7 +40,7 @@ def with_defects(images, seed, side=3, amount=60):
 def fitted():
     """A descriptor and a Gaussian, both fitted to 80 images."""
     descriptor = TextureDescriptor(SIZE, 1)
-    vectors = descriptor.fit(draw_weave(80, 0))
+    vectors = fit(descriptor, draw_weave(80, 0))
     zeros = np.zeros(80, int)
     batch = (vectors, zeros, zeros)
     return descriptor, ClassConditionalGaussians.fit_batches([batch], num_classes=1, num_rotations=1)
@@ -65,7 +71,7 @@ def test_finds_a_change_of_brightness(change, fitted):
 
 def test_finds_a_change_of_colour():
     descriptor = TextureDescriptor(32, 3)
-    vectors = descriptor.fit(draw_weave(80, 0, 32, (1.0, 0.8, 0.6)))
+    vectors = fit(descriptor, draw_weave(80, 0, 32, (1.0, 0.8, 0.6)))
     zeros = np.zeros(80, int)
     gaussians = ClassConditionalGaussians.fit_batches([(vectors, zeros, zeros)], num_classes=1, num_rotations=1)
     normal = distances((descriptor, gaussians), draw_weave(20, 1, 32, (1.0, 0.8, 0.6)))
@@ -109,7 +115,7 @@ def test_maps_are_standardized_per_place_with_a_share_of_all_places():
 def test_descriptors_of_the_training_images_are_standardized(channels, rng):
     images = draw_weave(30, 0, 32) + rng.integers(0, 9, (30, 32, 32, 3), dtype=np.uint8)
     descriptor = TextureDescriptor(32, channels)
-    vectors = descriptor.fit(images)
+    vectors = fit(descriptor, images)
     # Levels: 4 and 11 percentiles per channel. Two scales have more than 7 pixels, 32 and 8, with 49 components per
     # channel and 4 statistics of the map each.
     assert vectors.shape == (30, channels * 15 + 2 * (channels * 49 + 4))
@@ -131,7 +137,7 @@ def test_scales_have_more_pixels_than_a_patch(size, scales):
 def test_small_images_are_described(size):
     images = draw_weave(20, 0, size)
     descriptor = TextureDescriptor(size, 3)
-    vectors = descriptor.fit(images)
+    vectors = fit(descriptor, images)
     assert np.isfinite(vectors).all()
     assert descriptor.heat_map(tf.constant(images)).shape == (20, size, size)
 
@@ -176,7 +182,7 @@ def test_patches_are_whitened():
 def test_constant_images_are_finite(value):
     images = np.full((20, 32, 32, 3), value, np.uint8)
     descriptor = TextureDescriptor(32, 1)
-    assert np.isfinite(descriptor.fit(images)).all()
+    assert np.isfinite(fit(descriptor, images)).all()
     other = draw_weave(3, 0, 32)
     assert np.isfinite(descriptor(tf.constant(other))).all()
     assert np.isfinite(descriptor.heat_map(tf.constant(other))).all()
@@ -190,13 +196,23 @@ def test_a_constant_image_among_others_is_finite(value, fitted):
     assert distances(fitted, images).min() > distances(fitted, draw_weave(20, 1)).max()
 
 
+def test_a_sample_of_many_images_gives_the_statistics(monkeypatch):
+    images, descriptor = draw_weave(37, 0, 32), TextureDescriptor(32, 1)
+    monkeypatch.setattr(texture, "_IMAGES", 10)
+    vectors = fit(descriptor, images)
+    np.testing.assert_allclose(vectors, descriptor(tf.constant(images)), atol=1e-2)
+    sample = vectors[np.linspace(0, 36, 10).astype(int)]
+    np.testing.assert_allclose(sample.mean(0), 0.0, atol=1e-2)
+    np.testing.assert_allclose(sample.std(0)[vectors.std(0) > 0.1], 1.0, atol=0.1)
+
+
 def test_the_fit_is_deterministic_and_depends_on_the_seed_of_the_patches():
     images = draw_weave(100, 0, 32)
     results = []
     for seed, global_seed in ((1, 0), (1, 5), (2, 0)):
         np.random.seed(global_seed)
         tf.random.set_seed(global_seed)
-        results.append(TextureDescriptor(32, 1).fit(images, seed=seed))
+        results.append(fit(TextureDescriptor(32, 1), images, seed=seed))
     np.testing.assert_array_equal(results[1], results[0])
     assert np.abs(results[2] - results[0]).max() > 1e-4
 
@@ -205,7 +221,7 @@ def test_the_batch_size_has_no_effect(fitted):
     images = draw_weave(17, 1, 32)
     ones, many = TextureDescriptor(32, 1), TextureDescriptor(32, 1)
     # Other kernels: the rounding of float32, 1e-7 of levels and logarithms of up to 10, over spreads of down to 0.01.
-    np.testing.assert_allclose(many.fit(images, batch_size=16), ones.fit(images, batch_size=1), atol=1e-2)
+    np.testing.assert_allclose(fit(many, images, batch_size=16), fit(ones, images, batch_size=1), atol=1e-2)
     images = draw_weave(16, 2)
     together = distances(fitted, images)
     alone = np.concatenate([distances(fitted, images[i : i + 1]) for i in range(16)])

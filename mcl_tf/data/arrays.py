@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from mcl_tf import views
 from mcl_tf.config import DataConfig
-from mcl_tf.data import image_files
+from mcl_tf.data import image_files, jpeg_warnings, store
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
+from mcl_tf.data.file_reading import FileReading
+from mcl_tf.data.room import Reading, Room
+from mcl_tf.data.store import StoredImages
 from mcl_tf.data.tasks import choose_sizes, read_images
 from mcl_tf.errors import UsageError
 
@@ -20,6 +23,7 @@ _FORM = (
     "Images must be uint8 [n, h, w, c] with c = 1, 3 or 4, a list of uint8 [h, w, c] or of paths of image files, or a "
     "tf.data.Dataset of images"
 )
+_BYTES = 2**27  # of the images of files that are decoded before they are scored
 
 
 def check_form(shape, dtype) -> None:
@@ -32,25 +36,32 @@ def check_form(shape, dtype) -> None:
         raise UsageError(f"{_FORM}. Received: {np.dtype(dtype).name} {list(shape)}")
 
 
-def as_source(images) -> np.ndarray | tf.data.Dataset:
-    """Bring images of a caller to one of two forms.
+class Files(list):
+    """Paths of image files, each a string."""
+
+
+def as_source(images) -> np.ndarray | StoredImages | tf.data.Dataset | Files:
+    """Bring images of a caller to one of few forms.
 
     Args:
       images: uint8 [n, h, w, c]; a list of uint8 [h, w, c], of several sizes, too; the path of an image file, or a list
         of such paths; or a dataset of images, batched or single, with or without labels.
 
     Returns:
-      An array uint8 [n, h, w, c], or a dataset of single images, with labels if it had some.
+      An array uint8 [n, h, w, c] or `StoredImages`; a dataset of single images, with labels if it had some; or the
+      paths of files, which are not read yet.
 
     Raises:
-      UsageError: these are no images, or a file cannot be decoded.
+      UsageError: these are no images.
     """
     if isinstance(images, tf.data.Dataset):
         return _unbatched(images)
+    if isinstance(images, (StoredImages, Files)):
+        return images
     images = [images] if isinstance(images, (str, os.PathLike)) else images
     if isinstance(images, (list, tuple)) and images:
         if all(isinstance(image, (str, os.PathLike)) for image in images):
-            return _from_files(images)
+            return Files(os.path.expanduser(path) for path in images)
         if len({np.shape(image) for image in images}) > 1:
             return _from_several_sizes(images)
     try:
@@ -59,14 +70,6 @@ def as_source(images) -> np.ndarray | tf.data.Dataset:
         raise UsageError(f"{_FORM}. Received: {type(images).__name__}") from None
     check_form(images.shape, images.dtype)
     return images
-
-
-def _from_files(paths) -> tf.data.Dataset:
-    paths = [os.path.expanduser(path) for path in paths]
-    bad = image_files.find_bad(paths)
-    if bad:
-        raise UsageError(image_files.describe_bad(bad))
-    return image_files.read(paths)
 
 
 def _from_several_sizes(images) -> tf.data.Dataset:
@@ -84,6 +87,7 @@ def _from_several_sizes(images) -> tf.data.Dataset:
 
 def sides(source) -> list[tuple[int, int]]:
     """Return height and width of every image of the result of `as_source`."""
+    source = image_files.read(source) if isinstance(source, Files) else source
     if isinstance(source, tf.data.Dataset):
         shapes = source.map(lambda image, *_: tf.shape(image)[:2], tf.data.AUTOTUNE, deterministic=True)
         return [tuple(shape.tolist()) for shape in shapes.as_numpy_iterator()]
@@ -103,21 +107,24 @@ def _unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.unbatch() if batched else dataset
 
 
-def collect(images, labels, config: DataConfig, score: str = "image"):
-    """Read all images into memory at one size.
+def collect(images, labels, config: DataConfig, score: str = "image", room: Room | None = None):
+    """Read all images at one size.
 
     Args:
       images: see `as_source`.
       labels: int [n] or None; must be None for a dataset.
       config: `image_size` and `detail_size`.
       score: "image", "local" or "both", see `tasks.choose_sizes`.
+      room: holds the images; by default with the limits of `RunConfig`.
 
     Returns:
-      uint8 [n, s, s, 3]; int [n] or None; the side of the network's input.
+      uint8 [n, s, s, 3], an array or `StoredImages`; int [n] or None; the side of the network's input.
 
     Raises:
-      UsageError: these are not images, there are fewer than two, not one label each, or a dataset does not end.
+      UsageError: these are not images, a file cannot be decoded, there are fewer than two, not one label each, or a
+        dataset does not end.
     """
+    room = room or Room()
     if isinstance(images, tf.data.Dataset) and labels is not None:
         raise UsageError("A dataset has labels as second part of its elements. Received: labels too")
     images = as_source(images)
@@ -130,13 +137,15 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
         network_size, size = choose_sizes(config, score, shape, alone)
         if score == "image":
             warn_of_lost_detail(alone.take(SAMPLE).as_numpy_iterator(), size)
-        images, read_labels = read_images(images, size, resize=config.resize)
+        images, read_labels = read_images(images, size, resize=config.resize, room=room)
         labels = labels if read_labels is None else read_labels
+    elif isinstance(images, Files):
+        images, network_size = _collect_files(images, config, score, room)
     else:
         network_size, size = choose_sizes(config, score, images.shape[1:])
         if score == "image":
             warn_of_lost_detail(images, size)
-        images = resize(images, size, config.resize)
+        images = resize(images, size, config.resize, room)
     if len(images) < 2:
         raise UsageError(f"Training needs at least two normal images. Received: {len(images)}")
     if labels is not None:
@@ -148,12 +157,54 @@ def collect(images, labels, config: DataConfig, score: str = "image"):
     return images, labels, network_size
 
 
-def resize(images, size: int, how: str = DataConfig.resize) -> np.ndarray:
-    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`; without a copy if they fit."""
+def _collect_files(files: Files, config: DataConfig, score: str, room: Room):
+    """Return the images of files at one size, and the side of the network's input, see `collect`."""
+    with jpeg_warnings.heard(quiet=True):  # a damaged image is reported later, by name
+        network_size, size = choose_sizes(config, score, (None, None, 3), image_files.read(files))
+    images, _ = room.hold(FileReading(files, size, config.resize))
+    if score == "image":
+        warn_of_lost_detail(image_files.read(files[:SAMPLE]).as_numpy_iterator(), size)
+    return images, network_size
+
+
+class _Resizing(Reading):
+    """One pass over images uint8 [n, h, w, c] that brings them to another size, see `Reading`."""
+
+    def __init__(self, images, size: int, how: str):
+        self._images, self.size, self._how = images, size, how
+        self.count, self.unreadable = len(images), []
+        own = images.key if isinstance(images, StoredImages) else ""
+        self._key = store.key_of(own, size, how) if own else ""
+
+    def batches(self) -> Generator:
+        """See `Reading.batches`."""
+        for start in range(0, len(self._images), 256):
+            yield views.prepare(self._images[start : start + 256], self.size, self._how).numpy()
+
+
+def resize(images, size: int, how: str = DataConfig.resize, room: Room | None = None):
+    """Resize images uint8 [n, h, w, c] to uint8 [n, size, size, 3], see `views.prepare`; without a copy if they fit.
+
+    Args:
+      images: an array or `StoredImages`.
+      size: side in pixels.
+      how: what becomes of images that are not square.
+      room: holds the result; by default with the limits of `RunConfig`.
+    """
     if images.shape[1:] == (size, size, 3):
         return images
-    parts = [views.prepare(images[i : i + 256], size, how).numpy() for i in range(0, len(images), 256)]
-    return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
+    return (room or Room()).hold(_Resizing(images, size, how))[0]
+
+
+def _file_batches(files: Files, batch_size: int, size: int, resize: str) -> Iterator:
+    """Yield the images of files in batches, see `scoring_batches`; some batches are decoded together."""
+    together = batch_size * max(1, _BYTES // (3 * size**2 * batch_size))
+    for first in range(0, len(files), together):
+        reading = FileReading(files[first : first + together], size, resize)
+        images = np.concatenate(list(reading.batches()))
+        reading.check()
+        for start in range(0, len(images), batch_size):
+            yield tf.constant(images[start : start + batch_size])
 
 
 def _is_label(rest) -> bool:
@@ -185,26 +236,33 @@ def hold_out(labels, config: DataConfig, needed: int = 1) -> np.ndarray:
     return held
 
 
-def scoring_batches(images, batch_size: int, prepare) -> Iterator:
+def scoring_batches(images, batch_size: int, size: int, resize: str = DataConfig.resize) -> Iterator:
     """Yield batches at one size, in order.
 
     Args:
       images: see `as_source`.
       batch_size: maximum number of images per batch.
-      prepare: function from images uint8 [n, h, w, c] to uint8 [n, s, s, 3], see `views.prepare`.
+      size: side s in pixels.
+      resize: what becomes of images that are not square, see `views.prepare`.
 
     Yields:
       uint8 [at most batch_size, s, s, 3].
+
+    Raises:
+      UsageError: these are no images, or a file cannot be decoded.
     """
     images = as_source(images)
+    if isinstance(images, Files):
+        yield from _file_batches(images, batch_size, size, resize)
+        return
     if isinstance(images, tf.data.Dataset):
 
         def image_alone(image, *_):
-            return prepare(image[None])[0]
+            return views.prepare(image[None], size, resize)[0]
 
         prepared = images.map(image_alone, tf.data.AUTOTUNE, deterministic=True)
         yield from prepared.batch(batch_size).prefetch(2)
         return
     for start in range(0, len(images), batch_size):
         # Resized here, so that the network's graph gets one shape, whatever the channels.
-        yield prepare(tf.constant(images[start : start + batch_size]))
+        yield views.prepare(tf.constant(images[start : start + batch_size]), size, resize)

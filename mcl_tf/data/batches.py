@@ -1,10 +1,14 @@
-"""Batches of images in memory; their order follows from (seed, step) only, so that there is no state to save."""
+"""Batches of images in memory or in a file.
+
+Their order follows from (seed, step) only, so that there is no state to save.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
+from mcl_tf.data.store import reader
 from mcl_tf.utils.stateless_random import random_bits
 
 _OPTIONS = tf.data.Options()
@@ -25,7 +29,7 @@ def training_batches(
     """Create an endless dataset of batches, shuffled anew in every epoch of n // batch_size steps.
 
     Args:
-      images: uint8 [n, s, s, 3].
+      images: uint8 [n, s, s, 3], an array or `StoredImages`.
       labels: int [n].
       batch_size: number of images per global batch, at most n and a multiple of the number of replicas.
       seed: of the order.
@@ -40,12 +44,12 @@ def training_batches(
     rows = _balanced_rows(labels, seed) if balanced else _shuffled_rows(len(images), batch_size, seed)
     first, count, total = replicas
     size = batch_size // total
-    images, labels = tf.constant(images), tf.constant(labels, tf.int32)
+    read, labels = reader(images), tf.constant(labels, tf.int32)
 
     def gather(part):
         start = part // count * batch_size + (first + part % count) * size
         chosen = rows(start + tf.range(size, dtype=tf.int64))
-        return tf.gather(images, chosen), tf.gather(labels, chosen)
+        return read(chosen), tf.gather(labels, chosen)
 
     parts = tf.data.Dataset.range(first_step * count, np.iinfo(np.int64).max // batch_size)
     # Balanced batches take longer to choose: two at a time, in the same order.

@@ -84,6 +84,34 @@ def decode_or_fail(contents, size: int, resize: str = DataConfig.resize):
         return tf.identity(images)
 
 
+def decode_usual(contents, size: int, resize: str = DataConfig.resize):
+    """Decode and resize JPEG and PNG that are upright, and leave all else to `decode_in_python`.
+
+    It is traced in a fraction of the time that `decode` takes, and fails as a whole if one of the images is damaged.
+
+    Args:
+      contents: string [n], the bytes of encoded images.
+      size: side of the results in pixels.
+      resize: see `decode`.
+
+    Returns:
+      images: uint8 [n, size, size, 3], black where an image is left.
+      done: bool [n], whether an image was decoded.
+    """
+
+    def decode_one(part):
+        content, kind, sides, is_turned = part
+        own = tf.cond(kind == _JPEG, lambda: _jpeg_sides(content), lambda: sides[_PNG])
+        usual = ~is_turned & (kind <= _PNG) & _is_wanted(kind, own)
+        pixels = lambda: tf.cond(kind == _JPEG, lambda: _decode_jpeg(content), lambda: _decode_png(content))  # noqa: E731
+        image = tf.cond(usual, lambda: views.prepare(pixels()[None], size, resize)[0], lambda: _nothing(size)[0])
+        return image, usual
+
+    signature = (tf.TensorSpec([size, size, 3], tf.uint8), tf.TensorSpec([], tf.bool))
+    parts = (contents, *_read_headers(contents))
+    return tf.map_fn(decode_one, parts, fn_output_signature=signature, parallel_iterations=PARALLEL)
+
+
 def for_files(reason: str) -> str:
     """Return a reason of `decode` for an image in a file, with the formats that are read from files besides."""
     return f"{UNKNOWN[:-1]}, {', '.join(rare_formats.NAMES)})" if reason == UNKNOWN else reason

@@ -15,7 +15,9 @@ import tensorflow as tf
 from PIL import Image
 
 from mcl_tf.data import image_files, layouts
+from mcl_tf.data.file_reading import FileReading
 from mcl_tf.data.layouts import SPLITS
+from mcl_tf.data.room import Room, unwatched, without
 from mcl_tf.errors import UsageError, printable
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Folder:
             self._check(split)
         self._classes = sorted(set().union(*self._layout.classes.values()))
         self.class_names = tuple(map(printable, self._classes))
-        self.files = self._list()
+        self._files: dict | None = None
 
     def _check(self, split: str) -> None:
         layout = self._layout
@@ -61,13 +63,21 @@ class Folder:
             )
         raise UsageError(f"The dataset has no {split} images. Possible: {layouts.POSSIBLE}. Received: {self._name}")
 
-    def _list(self):
-        files = {}
-        for split, classes in self._layout.classes.items():
-            names = [(name, number) for number, c in enumerate(self._classes) for name in classes.get(c, ())]
-            paths = [os.path.relpath(name, self.path) for name, _ in names]
-            files[split] = paths, np.array([number for _, number in names], np.int64)
-        return files
+    @property
+    def files(self) -> dict[str, tuple[list[str], np.ndarray]]:
+        """See the attribute; a list of a million files takes seconds, so that it is made when it is first asked for."""
+        if self._files is None:
+            self._files = {}
+            for split in SPLITS:
+                names = list(self._names(split))
+                paths = [os.path.relpath(name, self.path) for name, _ in names]
+                self._files[split] = paths, np.array([number for _, number in names], np.int64)
+        return self._files
+
+    def _names(self, split: str):
+        """Yield (path, class number) of every file of a split."""
+        for number, name in enumerate(self._classes):
+            yield from ((path, number) for path in self._layout.classes[split].get(name, ()))
 
     def divide(self, normal, seed: int, has_anomalies: bool = False) -> None:
         """Decide which images are for the test, where the layout does not say, and log what was recognised.
@@ -78,7 +88,7 @@ class Folder:
           has_anomalies: whether there are anomalies besides the images of other classes.
         """
         self._layout = self._layout.divided([self._classes[number] for number in normal], seed, has_anomalies)
-        self.files = self._list()
+        self._files = None
         counts = "; ".join(f"{split}: {self._counts(split)}" for split in SPLITS if len(self.files[split][0]))
         chosen = f", divided by the seed {seed}" if self._layout.undivided and len(self.files["test"][0]) else ""
         _logger.info("%s has %s. Images for %s%s", self._name, self._layout.kind, counts, chosen)
@@ -120,21 +130,41 @@ class Folder:
         paths, labels = self.chosen(split, classes)
         return image_files.read(paths, labels)
 
-    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
-        """Decode all images of some parts and leave out those that cannot be decoded, see `Source.check`."""
-        paths = [path for split, classes in parts for path in self.chosen(split, classes)[0]]
-        bad = image_files.find_bad(paths, watch)
-        if not bad:
-            return 0
-        if len(bad) > max_unreadable * len(paths):
-            limit = f". At most {max_unreadable:.3g} of the {len(paths)} images may be unreadable"
-            raise UsageError(image_files.describe_bad(bad) + (limit if max_unreadable else ""))
-        _logger.warning("%d of %d images cannot be read and are left out:", len(bad), len(paths))
-        for path in bad:
-            _logger.warning("  %s %s", printable(path), image_files.reason(path))
-        self._layout = self._layout.without(bad)
-        self.files = self._list()
-        return len(bad)
+    def hold(self, chosen, size: int, resize: str, room: Room, watch=unwatched, max_unreadable: float = 0.0):
+        """Decode images in one pass and leave out those that cannot be decoded, each of which is logged.
+
+        Args:
+          chosen: the result of `chosen`.
+          size: side in pixels.
+          resize: what becomes of images that are not square, see `views.prepare`.
+          room: holds the images.
+          watch: see `Room.hold`.
+          max_unreadable: the share of the files that may be left out.
+
+        Returns:
+          uint8 [m, size, size, 3], an array or `StoredImages`; their paths [m]; and their class numbers int64 [m].
+
+        Raises:
+          UsageError: more cannot be decoded; names the first of them and the number of others.
+        """
+        files, labels = chosen
+        reading = FileReading(files, size, resize, max_unreadable)
+        images, _ = room.hold(reading, watch)
+        if reading.unreadable:
+            bad = reading.names_of_unreadable()
+            _logger.warning("%d of %d images cannot be read and are left out:", len(bad), len(files))
+            for path in bad:
+                _logger.warning("  %s %s", printable(path), image_files.reason(path))
+            self.leave_out(bad)
+            images = without(images, reading.unreadable)
+            left = np.delete(np.arange(len(files)), reading.unreadable)
+            files, labels = [files[number] for number in left], labels[left]
+        return images, files, labels
+
+    def leave_out(self, paths) -> None:
+        """Leave out some files, by their full paths."""
+        self._layout = self._layout.without(paths)
+        self._files = None
 
     def names(self, split: str, classes=None) -> list[str]:
         """Return the paths of images within the folder; the arguments are those of `read`."""
@@ -143,9 +173,9 @@ class Folder:
     def image_shape(self) -> tuple[int | None, int | None, int]:
         """Return height, width and channels of the first image whose header can be read."""
         for split in SPLITS:
-            for path in self.files[split][0]:
+            for path, _ in self._names(split):
                 try:
-                    with Image.open(os.path.join(self.path, path)) as image:
+                    with Image.open(path) as image:
                         return image.height, image.width, 3
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                     continue  # reported by name when it is read

@@ -1,4 +1,4 @@
-"""Image files by their paths: reading them, and finding those that cannot be read."""
+"""Image files by their paths: reading them, and saying why one cannot be read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,6 @@ _DECODING.autotune.enabled = False
 _DECODING.threading.private_threadpool_size = os.cpu_count() or 1
 
 
-def unwatched(batches, description: str):
-    """Return batches as they are, where no progress bar is shown."""
-    del description
-    return batches
-
-
 def read(paths, labels=None) -> tf.data.Dataset:
     """Return the images of files, in order, each of its own size.
 
@@ -40,7 +34,7 @@ def read(paths, labels=None) -> tf.data.Dataset:
 
     Returns:
       A dataset of (image uint8 [h, w, 3], label int64), or of images alone. A file that cannot be decoded raises an
-      error of TensorFlow, which `find_bad` and `reason` explain.
+      error of TensorFlow, which `reason` explains.
     """
     data = tf.data.Dataset.from_tensor_slices((_as_bytes(paths), *(() if labels is None else (labels,))))
 
@@ -51,32 +45,8 @@ def read(paths, labels=None) -> tf.data.Dataset:
     return data.map(decode, tf.data.AUTOTUNE, deterministic=True).with_options(_DECODING)
 
 
-def find_bad(paths, watch=unwatched) -> list[str]:
-    """Return the paths of files that cannot be decoded, in order.
-
-    Args:
-      paths: the files.
-      watch: function (batches, description) -> batches, for a progress bar.
-    """
-    data = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), _as_bytes(paths)))
-
-    def try_one(index, path):
-        # Not the traced function, because TensorFlow would prune the call, whose result is not used.
-        image = decoding.decode_at_own_size.python_function(tf.io.read_file(path))
-        with tf.control_dependencies([image]):
-            return tf.identity(index)
-
-    tried = data.map(try_one, tf.data.AUTOTUNE).ignore_errors().batch(64).with_options(_DECODING)
-    with jpeg_warnings.heard(quiet=True) as warnings:
-        good = [index for batch in watch(tried.as_numpy_iterator(), "Checking images") for index in batch]
-    bad = np.setdiff1d(np.arange(len(paths)), good)
-    if warnings.found:  # by which of the images, only decoding them one by one can tell
-        damaged = (index for index in watch(good, "Finding damaged images") if _is_damaged(paths[index]))
-        bad = np.union1d(bad, np.fromiter(damaged, int))
-    return [paths[index] for index in bad]
-
-
-def _is_damaged(path: str) -> bool:
+def is_damaged(path: str) -> bool:
+    """Return whether a decoder warns of the image in a file, see `jpeg_warnings.is_damaged`."""
     return jpeg_warnings.is_damaged(read_bytes(path)[0])
 
 

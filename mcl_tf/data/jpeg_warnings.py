@@ -31,6 +31,11 @@ class Warnings:
     """
 
     found = False
+    _messages = None
+
+    def length(self) -> int:
+        """Return the number of bytes that were written to standard error so far, by any thread."""
+        return 0 if self._messages is None else os.fstat(self._messages.fileno()).st_size
 
 
 @contextlib.contextmanager
@@ -60,9 +65,11 @@ def heard(contents=None, quiet: bool = False) -> Iterator[Warnings]:
         stack.callback(os.close, screen)
         messages = stack.enter_context(_memory_file())
         os.dup2(messages.fileno(), 2)
+        warnings._messages = messages
         try:
             yield warnings
         finally:
+            warnings._messages = None
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.flush()
             os.dup2(screen, 2)

@@ -1,37 +1,37 @@
-"""Images that are decoded once and kept in memory, for many runs on the same datasets."""
+"""Images that are decoded once and held, for many runs on the same datasets."""
 
 from __future__ import annotations
-
-import contextlib
-import logging
 
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf.data.sources import SPLITS, Source, load_source
-from mcl_tf.data.tasks import read_images
+from mcl_tf.config import Config
+from mcl_tf.data import store
+from mcl_tf.data.layouts import SPLITS
+from mcl_tf.data.room import Room, unwatched
+from mcl_tf.data.source import Source
+from mcl_tf.data.sources import load_source
+from mcl_tf.data.tasks import choose_sizes
 from mcl_tf.errors import UsageError
-from mcl_tf.utils import memory
 from mcl_tf.utils.console import tracked
-
-_SHARE = 0.5  # of the free memory that the images of one split may take
-_logger = logging.getLogger(__name__)
 
 
 class KeptSources:
     """Opens datasets by name; every one is listed and decoded once, whatever the number of runs that read it.
 
     Args:
-      max_unreadable: the share of the files of a dataset that may be left out because they cannot be decoded.
+      config: the configuration of the runs.
 
     Attributes:
       failure: the error of images that cannot be read, which no run can do without; None if there is none.
     """
 
-    def __init__(self, max_unreadable: float = 0.0):
+    def __init__(self, config: Config | None = None):
         self.failure: UsageError | None = None
-        self._max_unreadable = max_unreadable
-        self._sources: dict[tuple, tuple[Source, dict]] = {}
+        self._config = config or Config()
+        self._room = Room(self._config.run)
+        self._size = 0
+        self._sources: dict[tuple, Source] = {}
 
     def load(self, name: str, data_dir: str = "", splits=SPLITS, also=()) -> Source:
         """Open a dataset, see `load_source`.
@@ -42,109 +42,65 @@ class KeptSources:
         key = (name, data_dir, splits)
         if key not in self._sources:
             source = load_source(name, data_dir, splits, also)
+            has_files = [split for split in SPLITS if source.files(split)]
             try:
-                source.check([(split, None) for split in SPLITS], tracked, self._max_unreadable)
+                self._hold(source, has_files)
             except UsageError as error:
                 self.failure = error
                 raise
-            self._sources[key] = source, {}
-        return _KeptSource(*self._sources[key])
+            # Files are known by their paths, whatever split a run draws them for; other images are kept by split.
+            self._sources[key] = source if has_files else _KeptSource(source, self._room)
+        return self._sources[key].copy()
+
+    def _hold(self, source: Source, splits) -> None:
+        """Read the files of a source once, at the size of the first dataset, which is that of all runs."""
+        data, score = self._config.data, self._config.scoring.score
+        for split in splits:
+            if not self._size:
+                with source.heard():
+                    images = source.read(split).map(lambda image, _: image)
+                    self._size = choose_sizes(data, score, source.image_shape, images)[1]
+            source.hold(split, None, self._size, data.resize, self._room, tracked, data.max_unreadable)
 
 
 class _KeptSource(Source):
-    """A source whose prepared images stay in memory.
+    """A source without files, whose images are held once for all runs.
 
     Args:
-      original: the source, which is never divided.
-      kept: {(split, size, resize): `_Images`, or None where they take too much memory}; all runs share it.
+      original: the source.
+      room: holds the images.
     """
 
-    def __init__(self, original: Source, kept: dict):
+    def __init__(self, original: Source, room: Room):
         super().__init__(original.name, original.class_names, original.image_shape)
-        self._original, self._kept = original, kept
-        self._source = original.copy()
+        self._original, self._room = original, room
+        self._held: dict[tuple[str, int, str], tuple] = {}  # (images, labels, reader) by split, size and resize
 
     def read(self, split: str, classes=None) -> tf.data.Dataset:
         """See `Source.read`; these images are read again."""
-        return self._source.read(split, classes)
+        return self._original.read(split, classes)
 
-    def test_classes(self) -> np.ndarray | None:
-        """See `Source.test_classes`."""
-        return self._source.test_classes()
-
-    def train_classes(self) -> list[int]:
-        """See `Source.train_classes`."""
-        return self._source.train_classes()
-
-    def names(self, split: str, classes=None) -> list[str] | None:
-        """See `Source.names`."""
-        return self._source.names(split, classes)
-
-    def files(self, split: str, classes=None) -> list[str] | None:
-        """See `Source.files`."""
-        return self._source.files(split, classes)
-
-    def divide(self, normal, seed: int, has_anomalies: bool) -> None:
-        """See `Source.divide`."""
-        self._source.divide(normal, seed, has_anomalies)
-
-    def heard(self) -> contextlib.AbstractContextManager:
-        """See `Source.heard`."""
-        return self._source.heard()
-
-    def copy(self) -> Source:
-        """See `Source.copy`."""
-        return _KeptSource(self._original, self._kept)
+    def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
+        """See `Source.hold`."""
+        del room, max_unreadable
+        images, labels, _ = self._whole(split, size, resize, watch)
+        rows = _rows_of(labels, classes)
+        return store.select(images, rows), labels[rows]
 
     def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
         """See `Source.prepared`."""
-        files = self._source.files(split, classes)
-        # Where a dataset does not say which images are for the test, all of them lie in `train` before the division.
-        origin = split if not files or self._original.files(split) else "train"
-        images = self._images(origin, size, resize)
-        if images is None:
-            return self._source.prepared(split, classes, size, resize)
-        return images.select(images.of_classes(classes) if files is None else [images.rows[file] for file in files])
+        _, labels, read = self._whole(split, size, resize, tracked)
+        rows = _rows_of(labels, classes)
+        return store.as_dataset(read, rows, labels[rows])
 
-    def _images(self, split: str, size: int, resize: str):
+    def _whole(self, split: str, size: int, resize: str, watch):
         key = (split, size, resize)
-        if key not in self._kept:
-            self._kept[key] = self._read(*key) if self._fits(split, size) else None
-        return self._kept[key]
-
-    def _fits(self, split: str, size: int) -> bool:
-        count, free = int(self._original.read(split).cardinality()), memory.available()
-        if free is None or count * size * size * 3 <= _SHARE * free:
-            return True
-        _logger.info("%s: %d images of %s do not fit into memory; every run reads them.", self.name, count, split)
-        return False
-
-    def _read(self, split: str, size: int, resize: str) -> _Images:
-        images, labels = read_images(self._original.prepared(split, None, size, resize), size, tracked)
-        return _Images(images, labels, self._original.files(split))
+        if key not in self._held:
+            images, labels = self._original.hold(split, None, size, resize, self._room, watch)
+            self._held[key] = images, labels, store.reader(images)
+        return self._held[key]
 
 
-class _Images:
-    """Images in memory.
-
-    Args:
-      images: uint8 [n, s, s, 3].
-      labels: int64 [n], class numbers.
-      files: their paths; None if they are no files.
-    """
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, files: list[str] | None):
-        with tf.device("CPU"):
-            self._images = tf.constant(images)
-        self._labels = labels
-        self.rows = {file: row for row, file in enumerate(files or ())}
-
-    def of_classes(self, classes) -> np.ndarray:
-        """Return the rows of some classes, or of all for None, int64 [m]."""
-        return np.arange(len(self._labels)) if classes is None else np.flatnonzero(np.isin(self._labels, classes))
-
-    def select(self, rows) -> tf.data.Dataset:
-        """Return a dataset of (image uint8 [s, s, 3], class int64) of some rows, in their order."""
-        rows = np.asarray(rows, np.int64)
-        chosen = tf.data.Dataset.from_tensor_slices((rows, self._labels[rows]))
-        return chosen.map(lambda row, label: (self._images[row], label))
+def _rows_of(labels, classes) -> np.ndarray:
+    """Return the rows of some classes, or of all for None, int64 [m]."""
+    return np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))

@@ -6,7 +6,7 @@ import os
 
 from mcl_tf.config import DataConfig
 from mcl_tf.data import synthetic
-from mcl_tf.data.sources import Source
+from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 
 

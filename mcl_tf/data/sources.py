@@ -11,111 +11,15 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import views
-from mcl_tf.data import folders, image_files, jpeg_warnings, paths
+from mcl_tf.data import folders, image_files, jpeg_warnings, paths, store
+from mcl_tf.data.held_files import HeldFiles
 from mcl_tf.data.layouts import SPLITS
+from mcl_tf.data.room import Room, unwatched
+from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError, one_line
 
 _DOWNLOAD_RETRIES = 5  # takes seconds; with the 10 of TensorFlow Datasets, a missing network takes minutes to show
 DIGITS_TRAIN = 1198  # The first two thirds are for training; the last third, written by other people, for the test.
-
-
-class Source:
-    """A labelled set of images in the splits `train` and `test`.
-
-    Args:
-      name: the name of the dataset.
-      class_names: the name of every class number.
-      image_shape: (height, width, channels); None where images differ. For a folder, that of the first image.
-    """
-
-    def __init__(self, name: str, class_names, image_shape: tuple[int | None, int | None, int]):
-        self.name = name
-        self.class_names = tuple(class_names)
-        self.image_shape = image_shape
-
-    def read(self, split: str, classes=None) -> tf.data.Dataset:
-        """Return the images of a split, always in the same order.
-
-        Args:
-          split: "train" or "test".
-          classes: numbers of the classes to read; all by default.
-
-        Returns:
-          A dataset of (image uint8 [h, w, c], class int64).
-        """
-        raise NotImplementedError
-
-    def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
-        """Return the images of `read` at one size, see `views.prepare`.
-
-        Args:
-          split: "train" or "test".
-          classes: numbers of the classes to read; None for all.
-          size: side in pixels.
-          resize: what becomes of images that are not square.
-
-        Returns:
-          A dataset of (image uint8 [size, size, 3], class int64).
-        """
-
-        def prepare(image, label):
-            return views.prepare(image[None], size, resize)[0], label
-
-        return self.read(split, classes).map(prepare, tf.data.AUTOTUNE, deterministic=True)
-
-    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
-        """Check that files can be decoded, where there are files, and leave out those that cannot.
-
-        Args:
-          parts: (split, classes) pairs.
-          watch: function (batches, description) -> batches, for a progress bar.
-          max_unreadable: the share of the files that may be left out; each of them is logged.
-
-        Returns:
-          The number of files that were left out.
-
-        Raises:
-          UsageError: there are more; names the first file that cannot be decoded and the number of others.
-        """
-        del parts, watch, max_unreadable
-        return 0
-
-    def test_classes(self) -> np.ndarray | None:
-        """Return the class numbers int64 [n] of the test images, if they are known without reading the images."""
-        return None
-
-    def names(self, split: str, classes=None) -> list[str] | None:
-        """Return the names of the images of `read`, if they have any."""
-        del split, classes
-        return None
-
-    def files(self, split: str, classes=None) -> list[str] | None:
-        """Return the full paths of the images of `read`, if they are files."""
-        del split, classes
-        return None
-
-    def train_classes(self) -> list[int]:
-        """Return the numbers of the classes that can be trained on."""
-        return list(range(len(self.class_names)))
-
-    def copy(self) -> Source:
-        """Return a source of the same images that `divide` changes independently of this one."""
-        return self
-
-    def divide(self, normal, seed: int, has_anomalies: bool) -> None:
-        """Decide which images are for the test, where the dataset does not say.
-
-        Args:
-          normal: numbers of the normal classes; none if all images are for the test.
-          seed: the seed of the decision.
-          has_anomalies: whether there are anomalies besides the images of other classes.
-        """
-        del normal, seed, has_anomalies
-
-    def heard(self) -> contextlib.AbstractContextManager:
-        """Context manager around the decoding of files, see `jpeg_warnings.heard`; it catches nothing without files."""
-        return contextlib.nullcontext(jpeg_warnings.Warnings())
 
 
 class DigitsSource(Source):
@@ -147,15 +51,30 @@ class FolderSource(Source):
 
     def __init__(self, name: str, splits=("train",)):
         self._folder = folders.Folder(name, splits)
+        self._held: dict[tuple[int, str], list[HeldFiles]] = {}  # by size and resize; copies share it
         super().__init__(name, self._folder.class_names, self._folder.image_shape())
 
     def read(self, split: str, classes=None) -> tf.data.Dataset:
-        """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `check` explains."""
+        """See `Source.read`; a file that cannot be decoded raises an error of TensorFlow, which `hold` explains."""
         return self._folder.read(split, classes)
 
-    def check(self, parts, watch, max_unreadable: float = 0.0) -> int:
-        """See `Source.check`."""
-        return self._folder.check(parts, watch, max_unreadable)
+    def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
+        """See `Source.hold`; what is held already is not read again, and `prepared` reads what is held."""
+        chosen = self._folder.chosen(split, classes)
+        for held in self._held.get((size, resize), ()):
+            if held.has(chosen[0]):
+                return held.images_of(chosen[0]), chosen[1]
+        images, files, labels = self._folder.hold(chosen, size, resize, room, watch, max_unreadable)
+        self._held.setdefault((size, resize), []).append(HeldFiles(images, files))
+        return images, labels
+
+    def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
+        """See `Source.prepared`."""
+        files, labels = self._folder.chosen(split, classes)
+        for held in self._held.get((size, resize), ()):
+            if held.has(files):
+                return held.dataset(files, labels)
+        return super().prepared(split, classes, size, resize)
 
     def test_classes(self) -> np.ndarray:
         """See `Source.test_classes`."""
@@ -238,6 +157,12 @@ class TensorFlowDatasetsSource(Source):
         decode = self._builder.info.features["image"].decode_example
         data = data.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE, deterministic=True)
         return data.with_options(image_files.UNTUNED)
+
+    def _key(self, split: str, classes, size: int, resize: str) -> str:
+        """See `Source._key`; the files of the records tell one preparation of the dataset from another."""
+        folder = self._builder.data_path
+        states = (f"{file}: {paths.file_state(file)}" for file in sorted(map(os.fspath, folder.iterdir())))
+        return store.key_of(self._builder.info.full_name, split, classes, size, resize, *states)
 
 
 def load_source(name: str, data_dir: str = "", splits=SPLITS, also=()) -> Source:

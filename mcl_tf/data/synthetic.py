@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage
 
-from mcl_tf.data.sources import Source
+from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 
 NAMES = ("uniform", "gaussian", "blobs", "permuted", "interp")

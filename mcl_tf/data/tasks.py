@@ -15,13 +15,13 @@ from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.folders import class_list, has_number_names
-from mcl_tf.data.image_files import unwatched
 from mcl_tf.data.outliers import open_outliers, outlier_names
-from mcl_tf.data.sources import Source, load_source
+from mcl_tf.data.room import Reading, Room, unwatched
+from mcl_tf.data.source import Source
+from mcl_tf.data.sources import load_source
 from mcl_tf.data.synthetic import NAMES
 from mcl_tf.errors import UsageError
 
-_READ_BATCH = 64  # images
 MIN_SIZE, MAX_SIZE, MAX_DETAIL = 16, 224, 256  # limits of a side if none is given; of the network and of the texture
 
 
@@ -33,7 +33,7 @@ class Task:
       class_names: names of the classes that the model distinguishes; one in one-class training.
       image_size: side of the network's input in pixels.
       detail_size: side s of the stored images in pixels.
-      train: uint8 [n, s, s, 3], normal images of the train split.
+      train: uint8 [n, s, s, 3], normal images of the train split, an array or `StoredImages`.
       train_labels: int32 [n], indices into `class_names`.
       test: dataset of (image uint8 [s, s, 3], is_anomaly bool, name string, class name string), the whole test split;
         None if there is no test image.
@@ -114,8 +114,10 @@ def parse_classes(names, source: Source) -> list[int]:
     return chosen
 
 
-def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", load=load_source) -> Task:
-    """Read the training images into memory and prepare the test split as a stream.
+def build_task(
+    config: DataConfig, data_dir="", watch=unwatched, score="image", load=load_source, room: Room | None = None
+) -> Task:
+    """Read the training images and prepare the test split as a stream.
 
     Args:
       config: dataset and normal classes.
@@ -123,6 +125,7 @@ def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", 
       watch: function (batches, description) -> batches, for a progress bar.
       score: "image", "local" or "both", see `choose_sizes`.
       load: opens a dataset, see `load_source`.
+      room: holds the training images, and the test images of folders; by default with the limits of `RunConfig`.
 
     Raises:
       UsageError: a class or dataset does not exist, there would be no anomalies to find, or the test has anomalies and
@@ -140,12 +143,19 @@ def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", 
     train = source.read("train", normal).map(lambda image, _: image)
     with source.heard():  # a damaged image is reported later, by name
         image_size, size = choose_sizes(config, score, source.image_shape, train)
-    source.check([("test", None)], watch, config.max_unreadable)  # it would otherwise end the run after its training
+    reading = (size, config.resize, room or Room(), watch, config.max_unreadable)
+    if source.files("test"):  # a damaged file would otherwise end the run after its training
+        source.hold("test", None, *reading)
     others = open_outliers(outliers, source, normal, size, config, lambda name: load(name, data_dir, ("test",), NAMES))
     for other in others:
-        other.check([("test", None)], watch, config.max_unreadable)
+        if other.files("test"):
+            other.hold("test", None, *reading)
     tested = _check_test_split(source, normal, bool(others))
-    images, classes = _read_training(source, normal, size, config, watch, score)
+    images, classes = source.hold("train", normal, *reading)
+    if score == "image":
+        with source.heard():
+            sample = source.read("train", normal).take(SAMPLE).as_numpy_iterator()
+            warn_of_lost_detail((image for image, _ in sample), size)
     groups = {c: i if config.labelled else 0 for i, c in enumerate(normal)}
     test, parts = _read_test(source, normal, others, size, config.resize) if "normal" in tested else (None, ())
     names = tuple(source.class_names[c] for c in normal)
@@ -161,29 +171,6 @@ def build_task(config: DataConfig, data_dir="", watch=unwatched, score="image", 
         train_names=None if files is None else tuple(files),
         test_parts=parts,
     )
-
-
-def _read_training(source: Source, normal, size: int, config: DataConfig, watch, score: str):
-    """Read the training images, a second time without those that cannot be decoded if there are any."""
-
-    def read():
-        if score == "image":
-            images = source.read("train", normal).take(SAMPLE).as_numpy_iterator()
-            warn_of_lost_detail((image for image, _ in images), size)
-        return read_images(source.prepared("train", normal, size, config.resize), size, watch)
-
-    with source.heard():  # also what the threads of a failed reading say until they end
-        failure = None
-        with source.heard() as warnings:
-            try:
-                images = read()
-            except tf.errors.OpError as error:
-                failure = error.with_traceback(None)  # lets go of the iterator, whose threads would go on decoding
-        if (failure or warnings.found) and source.check([("train", normal)], watch, config.max_unreadable):
-            return read()
-        if failure:
-            raise failure
-        return images
 
 
 def _read_test(source: Source, normal, others, size: int, resize: str):
@@ -245,44 +232,29 @@ def _test_stream(source: Source, size: int, resize: str, normal) -> tf.data.Data
     return source.prepared("test", None, size, resize).enumerate().map(describe, tf.data.AUTOTUNE, deterministic=True)
 
 
-def read_images(dataset: tf.data.Dataset, size: int, watch=unwatched, resize: str = DataConfig.resize):
-    """Read images, alone or with labels, into memory at the network's size.
+def read_images(dataset: tf.data.Dataset, size: int, watch=unwatched, resize: str = DataConfig.resize, room=None):
+    """Read images, alone or with labels, at the network's size.
 
     Args:
       dataset: elements uint8 [h, w, c] or (uint8 [h, w, c], int).
       size: side in pixels.
       watch: see `build_task`.
       resize: what becomes of images that are not square, see `views.prepare`.
+      room: holds them; by default with the limits of `RunConfig`.
 
     Returns:
-      uint8 [n, size, size, 3], and int [n] or None.
+      uint8 [n, size, size, 3], an array or `StoredImages`, and int64 [n] or None.
 
     Raises:
       UsageError: the dataset is empty.
     """
 
     def prepare(image, *label):
-        return (views.prepare(image[None], size, resize)[0], *label)
+        image = views.prepare(image[None], size, resize)[0]
+        return (image, *label) if label else image
 
-    prepared = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
-    batches = watch(prepared.batch(_READ_BATCH).as_numpy_iterator(), "Reading images")
-    columns = _joined(batches, int(prepared.cardinality()))
-    if not len(columns[0]):
+    reading = Reading(dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True))
+    images, labels = (room or Room()).hold(reading, watch)
+    if not len(images):
         raise UsageError("There are no images. Received: an empty dataset")
-    return columns[0], columns[1] if len(columns) > 1 else None
-
-
-def _joined(batches, count: int) -> list[np.ndarray]:
-    """Join batches column by column; in place if their number is known, because joining takes as long as decoding."""
-    if count < 0:
-        parts = list(batches)
-        return [np.concatenate(column) for column in zip(*parts, strict=True)] or [np.zeros(0)]
-    columns: list[np.ndarray] = [np.zeros(0)]
-    filled = 0
-    for batch in batches:
-        if not filled:
-            columns = [np.empty((count, *part.shape[1:]), part.dtype) for part in batch]
-        for column, part in zip(columns, batch, strict=True):
-            column[filled : filled + len(part)] = part
-        filled += len(batch[0])
-    return columns
+    return images, labels

@@ -46,7 +46,8 @@ def export(detector, path, form: str, precision: str | None, images, new_version
     if form == "onnx":
         return edge.write_file(path, onnx.convert(served, card))
     if images is not None:
-        batches = list(map(np.asarray, arrays.scoring_batches(images, 128, served.scorer.prepare)))
+        scorer = served.scorer
+        batches = list(map(np.asarray, arrays.scoring_batches(images, 128, scorer.image_size, scorer.resize)))
         if not batches:
             raise UsageError("images must hold at least one image. Received: none")
         served = litert.moved_for_int8(served, np.concatenate(batches))

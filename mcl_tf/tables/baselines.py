@@ -19,6 +19,7 @@ from sklearn.svm import OneClassSVM
 from mcl_tf import evaluation
 from mcl_tf.config import Config
 from mcl_tf.data import arrays
+from mcl_tf.data.room import Room
 from mcl_tf.data.sources import load_source
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.scorer import make_scorer
@@ -42,7 +43,7 @@ def aurocs(config: Config, load=load_source) -> dict[str, float]:
     Raises:
       UsageError: see `build_task`.
     """
-    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load)
+    task = build_task(config.data, config.run.data_dir, tracked, config.scoring.score, load, Room(config.run))
     images, is_anomaly = (np.array(part) for part in zip(*_test_images(task), strict=True))
     found = {}
     for name, features in (("pixels", _pixels), ("embedding", _embedding(config, task))):
@@ -99,7 +100,7 @@ def _embedding(config: Config, task: Task):
     embed = scorer.traced("embed", lambda batch: scorer.embed(batch, 1)[:, 0])
 
     def embeddings(images):
-        batches = arrays.scoring_batches(images, scorer.images_per_batch(1), scorer.prepare)
+        batches = arrays.scoring_batches(images, scorer.images_per_batch(1), scorer.image_size, scorer.resize)
         return np.concatenate([embed(batch).numpy() for batch in batches])
 
     return embeddings

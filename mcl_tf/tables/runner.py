@@ -15,7 +15,7 @@ import tensorflow as tf
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data.kept import KeptSources
-from mcl_tf.data.sources import Source
+from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
 from mcl_tf.tables import baselines, files, plans, summary
@@ -50,7 +50,7 @@ def run(config: Config, options: TableOptions) -> Table:
     if options.splits:
         config = config.replace(normal=("splits",))
     config = _with_run_directory(config, options)
-    kept = KeptSources(config.data.max_unreadable)
+    kept = KeptSources(config)
     source = kept.load(config.data.dataset, config.run.data_dir)
     rows = plans.make_rows(config, options, source.class_names, source.train_classes())
     _report_left_out(source)

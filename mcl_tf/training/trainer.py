@@ -62,14 +62,14 @@ def resolve_loss(config: Config) -> LossConfig:
 
 
 class Trainer:
-    """Trains one model on images in memory and keeps its checkpoints.
+    """Trains one model on images in memory or in a file and keeps its checkpoints.
 
     Weights, metrics and logs follow from configuration, images and seed. Resuming any number of times gives the same
     result as an uninterrupted run.
 
     Args:
       config: the configuration.
-      images: uint8 [n, s, s, 3].
+      images: uint8 [n, s, s, 3], an array or `StoredImages`.
       labels: int32 [n].
       folder: where checkpoints are kept; None for no checkpoints.
     """

@@ -8,13 +8,11 @@ import tensorflow as tf
 from PIL import Image
 
 from mcl_tf import views
-from mcl_tf.config import DataConfig
+from mcl_tf.config import DataConfig, RunConfig
 from mcl_tf.data import arrays
+from mcl_tf.data.room import Room
+from mcl_tf.data.store import StoredImages
 from mcl_tf.errors import UsageError
-
-
-def to_16(images):
-    return views.prepare(images, 16)
 
 
 def noise(*shape, seed=0):
@@ -51,11 +49,11 @@ def test_takes_images_of_several_sizes_and_files(tmp_path):
     for index, image in enumerate(colours):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     paths = [tmp_path / f"{index}.png" for index in range(3)]
+    expected = np.concatenate([views.prepare(image[None], 16) for image in colours])
     for source in (images, paths, [str(path) for path in paths]):
         source = arrays.as_source(source)
-        assert int(source.cardinality()) == 3
-        for found, expected in zip(source.as_numpy_iterator(), colours, strict=True):
-            np.testing.assert_array_equal(found, expected)
+        (found,) = arrays.scoring_batches(source, 3, 16)
+        np.testing.assert_array_equal(found, expected)
         assert arrays.sides(source) == [(5, 4), (7, 9), (6, 6)]
     assert len(list(arrays.as_source(str(paths[0])))) == 1
     collected, labels, size = arrays.collect(paths, np.array([0, 1, 0]), DataConfig(image_size=16))
@@ -69,22 +67,28 @@ def test_names_a_file_that_is_no_image(tmp_path):
         (tmp_path / "bad.png", "is not an image of a known format"),
         ("nowhere.png", "cannot be read"),
     ):
-        with pytest.raises(UsageError, match=f"{path} {message}"):
-            arrays.as_source([path])
+        for use in (
+            lambda path=path: arrays.collect([path], None, DataConfig()),
+            lambda path=path: list(arrays.scoring_batches([path], 3, 16)),
+        ):
+            with pytest.raises(UsageError, match=f"{path} {message}"):
+                use()
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_collects_datasets_like_arrays(batch_size, labelled):
+def test_collects_datasets_like_arrays(batch_size, labelled, tmp_path):
     images, labels = noise(7, 20, 18, 1), np.arange(7) % 2 if labelled else None
     expected, expected_labels, size = arrays.collect(images, labels, DataConfig())
     assert size == 20
     assert expected.shape == (7, 20, 20, 3)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
     dataset = dataset.batch(batch_size) if batch_size else dataset
-    found, found_labels, size = arrays.collect(dataset, None, DataConfig())
-    assert size == 20
-    np.testing.assert_array_equal(found, expected)
+    for room in (None, Room(RunConfig(memory_limit=0, cache_dir=str(tmp_path)))):
+        found, found_labels, size = arrays.collect(dataset, None, DataConfig(), room=room)
+        assert size == 20
+        assert isinstance(found, StoredImages) == (room is not None)
+        np.testing.assert_array_equal(found, expected)
     assert (found_labels is None) == (expected_labels is None) == (not labelled)
     if labelled:
         np.testing.assert_array_equal(found_labels, expected_labels)
@@ -199,7 +203,7 @@ def test_yields_batches_for_scoring_in_order(form):
     if form != "array":
         source = tf.data.Dataset.from_tensor_slices((images, np.arange(7)) if form == "labelled" else images)
         source = source.batch(5) if form == "batched" else source
-    batches = [np.asarray(batch) for batch in arrays.scoring_batches(source, 3, to_16)]
+    batches = [np.asarray(batch) for batch in arrays.scoring_batches(source, 3, 16)]
     assert [len(batch) for batch in batches] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(batches), views.prepare(images, 16))
 
@@ -215,7 +219,7 @@ def test_refuses_a_dataset_without_end(form):
     dataset = dataset.batch(3) if form == "batched" else dataset.map(lambda *x: x[0]) if form == "mapped" else dataset
     for use in (
         lambda: arrays.collect(dataset, None, DataConfig()),
-        lambda: list(arrays.scoring_batches(dataset, 3, to_16)),
+        lambda: list(arrays.scoring_batches(dataset, 3, 16)),
     ):
         with pytest.raises(UsageError, match="A dataset must end. Received: one that repeats without end"):
             use()
@@ -230,4 +234,4 @@ def test_the_size_follows_the_images_of_a_generator():
 
 
 def test_yields_no_batch_without_images():
-    assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, to_16)) == []
+    assert list(arrays.scoring_batches(noise(0, 16, 16, 3), 3, 16)) == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mcl_tf.data import store
 from mcl_tf.data.batches import training_batches
 
 
@@ -147,3 +148,21 @@ def test_parts_of_replicas_join_to_the_batches(counts, balanced):
         workers.append(np.reshape(read_parts((first, count, 4), 6 * count), [6, -1]))
         first += count
     np.testing.assert_array_equal(np.concatenate(workers, axis=1), expected)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("replicas", [(0, 1, 1), (2, 2, 4)])
+def test_batches_from_a_file_are_those_from_memory(replicas, balanced, tmp_path):
+    images, chosen = numbered_images(40), np.arange(40) % 4 != 1  # as after some are held out
+    labels = np.arange(chosen.sum()) % 3
+    stored = store.obtain_unnamed(tmp_path, [images]).select(chosen)
+
+    def read(images):
+        batches = training_batches(images, labels, 8, 3, 2, balanced=balanced, replicas=replicas)
+        return list(itertools.islice(batches.as_numpy_iterator(), 7)), batches.element_spec
+
+    (expected, spec), (found, found_spec) = read(images[chosen]), read(stored)
+    assert found_spec == spec
+    for (x, y), (expected_x, expected_y) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(x, expected_x)
+        np.testing.assert_array_equal(y, expected_y)

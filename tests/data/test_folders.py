@@ -10,13 +10,15 @@ from PIL import Image
 
 from mcl_tf.data import layouts
 from mcl_tf.data.folders import Folder
+from mcl_tf.data.room import Room
 from mcl_tf.errors import UsageError
 from tests.encoded_images import damaged_jpeg
 
 
-def unwatched(batches, description):
-    del description
-    return batches
+def hold(folder, *splits):
+    """Read all images of some splits into memory."""
+    for split in splits:
+        folder.hold(folder.chosen(split), 16, "squeeze", Room())
 
 
 def test_lists_files_by_class_and_path(image_folder):
@@ -109,21 +111,21 @@ def test_names_the_first_damaged_file_and_counts_the_others(folder_copy):
     for name in ("train/good/2.bmp", "test/good/1.png", "test/cut/0/9.png"):
         (folder_copy / name).write_bytes((folder_copy / name).read_bytes()[:50])
     folder = Folder(str(folder_copy))
-    message = r"train/good/2.bmp is a BMP.*kind \(and 2 more files cannot be read\)$"
+    message = r"test/cut/0/9.png is a PNG.*kind \(and 1 more file cannot be read\)$"
     with pytest.raises(UsageError, match=message) as error:
-        folder.check([("train", [1]), ("test", None)], unwatched)
+        hold(folder, "test", "train")
     assert "\n" not in str(error.value)
 
 
 def test_accepts_files_that_can_be_decoded(image_folder):
-    Folder(str(image_folder)).check([("train", [1]), ("test", None)], unwatched)
+    hold(Folder(str(image_folder)), "train", "test")
 
 
 def test_names_a_file_that_has_disappeared(folder_copy):
     folder = Folder(str(folder_copy))
     (folder_copy / "test" / "good" / "0.png").unlink()
     with pytest.raises(UsageError, match="test/good/0.png cannot be read: No such file or directory$"):
-        folder.check([("test", [1])], unwatched)
+        hold(folder, "test")
 
 
 def test_counts_what_is_left_out_in_one_line_each(folder_copy, library_log):
@@ -205,4 +207,4 @@ def test_names_a_jpeg_whose_inside_is_damaged(folder_copy):
     path = folder_copy / "test" / "cut" / "ü, 1.jpg"
     path.write_bytes(damaged_jpeg())
     with pytest.raises(UsageError, match="ü, 1.jpg is a JPEG with damaged data$"):
-        Folder(str(folder_copy)).check([("test", None)], unwatched)
+        hold(Folder(str(folder_copy)), "test")

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mcl_tf.config import DataConfig
-from mcl_tf.data import kept
+from mcl_tf.config import Config, DataConfig, RunConfig
 from mcl_tf.data.kept import KeptSources
+from mcl_tf.data.room import Room
 from mcl_tf.data.sources import load_source
+from mcl_tf.data.store import StoredImages
 from mcl_tf.data.tasks import build_task
 from mcl_tf.errors import UsageError
 
@@ -37,20 +38,22 @@ def configs(image_folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "free"),
+    ("name", "limit"),
     [("digits", None), ("tiny_images", None), ("folder", None), ("undivided", None), ("sizes", None), ("folder", 0)],
 )
-def test_a_run_has_the_images_that_it_has_alone(name, free, configs, tiny_dataset, monkeypatch):
-    monkeypatch.setattr(kept.memory, "available", lambda: free)
-    sources, reads = KeptSources(), []
-    read = kept.read_images
-    monkeypatch.setattr(kept, "read_images", lambda *args: reads.append(args) or read(*args))
+def test_a_run_has_the_images_that_it_has_alone(name, limit, configs, tiny_dataset, monkeypatch, tmp_path):
+    run = RunConfig(memory_limit=limit, cache_dir=str(tmp_path))
+    reads = []
+    hold = Room.hold
+    sources = KeptSources(Config(data=configs[name][0], run=run))
     for config in configs[name]:
-        task = build_task(config, tiny_dataset, load=sources.load)
+        with monkeypatch.context() as patch:
+            patch.setattr(Room, "hold", lambda *args: reads.append(args) or hold(*args))
+            task = build_task(config, tiny_dataset, load=sources.load)
         assert_equal(task, build_task(config, tiny_dataset))
+        assert isinstance(task.train, StoredImages) == (limit == 0)
     # Both splits, once each; the test of a flat folder is drawn from its only split, and every size is read by itself.
-    expected = {"folder": 3, "undivided": 1, "sizes": 4}.get(name, 2)
-    assert len(reads) == (expected if free is None else 0)
+    assert len(reads) == {"folder": 3, "undivided": 1, "sizes": 4}.get(name, 2)
 
 
 def test_a_damaged_file_of_any_class_is_named_before_the_first_run(folder_copy):

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mcl_tf.data import store
 from mcl_tf.data.batches import training_batches
 from mcl_tf.errors import UsageError
+from mcl_tf.training.trainer import Trainer
 from tests.training.training_helpers import (
     STEPS,
     InterruptAfter,
     Record,
+    make_task,
     make_trainer,
     requires_loss_scaling,
     saved_steps,
@@ -22,6 +25,23 @@ from tests.training.training_helpers import (
     state_of,
     wait_until,
 )
+
+
+@pytest.mark.slow
+def test_images_in_a_file_train_to_the_same_weights_and_resume(tmp_path):
+    config, images, labels = make_task(max_steps=5, checkpoint_minutes=1e-9)
+    expected, found = Record(), Record()
+    in_memory = Trainer(config, images, labels)
+    in_memory.fit([expected])
+    stored = store.obtain_unnamed(tmp_path, [images])
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, stored, labels, tmp_path / "checkpoints").fit([found, InterruptAfter(2)])
+    resumed = Trainer(config, stored, labels, tmp_path / "checkpoints")
+    resumed.fit([found])
+    assert len(expected.logs) == 5 + 1
+    assert found.logs == expected.logs
+    for a, b in zip(state_of(in_memory), state_of(resumed), strict=True):
+        np.testing.assert_array_equal(b, a)
 
 
 @pytest.mark.slow
