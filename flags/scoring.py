@@ -9,8 +9,8 @@ define(
     "(the image alone). 0 chooses 8, or 2 for a frozen encoder, which knows no rotations.",
     method="How the distances of an image's views become its score: harmonic mean, sum or minimum; `mean` is "
     "the paper's name for the sum.",
-    embedding="What the Gaussians are fitted to: statistics of all stages of the encoder, its output, or the "
-    "projection.",
+    embedding="What the Gaussians are fitted to: statistics of all stages of the encoder (of a pretrained one, the "
+    "last three), its output, or the projection.",
     evidence="Add the rotation evidence to the self-ensemble of distances; --noevidence gives the score of the paper.",
     score="What is scored: the image as a whole by the network, its texture at full detail (`local`, which trains no "
     "network), or the sum of both, each in units of its spread over normal images. A pretrained encoder adds "

@@ -1,7 +1,10 @@
-"""What the Gaussians see of a network: its output, its projection, or the joint statistics of all its stages.
+"""What the Gaussians see of a network: its output, its projection, or the joint statistics of its stages.
 
 A stage's feature map is summarized by the mean and the standard deviation of every channel. Early stages know texture
 and colour, late ones shapes; together they find more than the last one alone (benchmarks/quality.md).
+
+Of an encoder from elsewhere, the last three stages count: it was trained to tell objects, and its early stages add more
+dimensions than knowledge. Its deviations over few places are noise in as many dimensions as the means have.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from mcl_tf.patches import PatchFeatures, middle_stages
 from mcl_tf.utils import compat
 
 MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
+# Of an encoder from elsewhere: the number of stages, and the places of a map whose standard deviations count.
+LAST_STAGES, MIN_PLACES = 3, 16
+_STAGE = "stage_"  # begins the names of the layers that end a stage of our own encoders
 _EPSILON = 1e-6  # keeps the gradient and the value of a standard deviation finite
 
 
@@ -35,7 +41,8 @@ def embedding_network(encoder, projection_head, kind: str, with_patches: bool = 
     if kind == "projection":
         embedding = projection_head(encoder.outputs[0])
     else:
-        embedding = _pooled(maps) if kind == "stages" and maps else encoder.outputs[0]
+        stages, min_places = (maps, 1) if _has_named_stages(encoder) else (maps[-LAST_STAGES:], MIN_PLACES)
+        embedding = _pooled(stages, min_places) if kind == "stages" and maps else encoder.outputs[0]
     if middle:
         embedding = [embedding, PatchFeatures(name="patch_features")(middle)]
     elif embedding is encoder.outputs[0]:
@@ -43,17 +50,17 @@ def embedding_network(encoder, projection_head, kind: str, with_patches: bool = 
     return tf.keras.Model(encoder.inputs[0], embedding, name="embedding")
 
 
-def _pooled(maps):
-    """Return the joint statistics of symbolic feature maps."""
+def _pooled(maps, min_places: int):
+    """Return the joint statistics of symbolic feature maps; deviations are those of maps of enough places."""
     channels = [int(m.shape[-1]) for m in maps]
     # Beyond the limit, wide stages give their means only.
     budget = MAX_DIMENSION - sum(channels)
-    with_deviation = []
-    for width in sorted(channels):
-        with_deviation.append(width <= budget)
-        budget -= width
-    narrow = {width for width, fits in zip(sorted(channels), with_deviation, strict=True) if fits}
-    return StageStatistics([width in narrow for width in channels], name="stage_statistics")(maps)
+    with_deviation = [False] * len(maps)
+    for index in sorted(range(len(maps)), key=channels.__getitem__):
+        if int(maps[index].shape[1]) * int(maps[index].shape[2]) >= min_places:
+            with_deviation[index] = channels[index] <= budget
+            budget -= channels[index]
+    return StageStatistics(with_deviation, name="stage_statistics")(maps)
 
 
 def stage_maps(encoder) -> list:
@@ -68,9 +75,8 @@ def stage_maps(encoder) -> list:
     Returns:
       List of symbolic tensors [n, h, w, c].
     """
-    named = [layer.output for layer in encoder.layers if layer.name.startswith("stage_")]
-    if named:
-        return named
+    if _has_named_stages(encoder):
+        return [layer.output for layer in encoder.layers if layer.name.startswith(_STAGE)]
     side, last = encoder.input_shape[1], {}
     # The output of a model within the model belongs to another graph.
     for layer in (layer for layer in encoder.layers if not hasattr(layer, "layers")):
@@ -81,6 +87,10 @@ def stage_maps(encoder) -> list:
     # Padded maps and squeeze-and-excitation vectors have other sides.
     sides = [-(-side // 2**power) for power in range(8)]
     return [last[height, height] for height in sides if height > 1 and (height, height) in last]
+
+
+def _has_named_stages(encoder) -> bool:
+    return any(layer.name.startswith(_STAGE) for layer in encoder.layers)
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")

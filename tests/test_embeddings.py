@@ -202,9 +202,9 @@ def test_an_encoder_without_feature_maps_gives_its_output(rng):
     assert embedding_network(encoder, None, "stages") is encoder
 
 
-def wide_encoder(*widths):
+def wide_encoder(*widths, size=128):
     """Build an encoder with maps of the given numbers of channels."""
-    x = inputs = layers.Input((32, 32, 3))
+    x = inputs = layers.Input((size, size, 3))
     for width in widths:
         x = layers.Conv2D(width, 1, 2, kernel_initializer="zeros")(x)
     return tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
@@ -218,14 +218,14 @@ def wide_encoder(*widths):
         ((1049, 1000), [False, True]),  # the widest stage loses its deviations, wherever it is
         ((4000, 49), [False, False]),  # 4049 means and 47 dimensions left
         ((4000, 48), [False, True]),
-        ((64, 256, 512, 1024), [True] * 4),
-        ((256, 512, 1024, 2048), [True, False, False, False]),  # 3840 means and 256 deviations
+        ((9, 512, 1024, 2048), [True, False, False]),  # of the last three stages: 3584 means and 512 deviations
     ],
 )
 def test_an_embedding_has_4096_dimensions_at_most(widths, with_deviation):
     network = embedding_network(wide_encoder(*widths), None, "stages")
     assert network.layers[-1].with_deviation == with_deviation
-    expected = sum(width * (1 + deviation) for width, deviation in zip(widths, with_deviation, strict=True))
+    counted = widths[-len(with_deviation) :]
+    expected = sum(width * (1 + deviation) for width, deviation in zip(counted, with_deviation, strict=True))
     assert network.output_shape == (None, expected)
     assert expected <= embeddings.MAX_DIMENSION
 
@@ -235,3 +235,10 @@ def test_a_network_of_stages_survives_save_and_load(tmp_path, rng):
     network.save(tmp_path / "network.keras")
     loaded = tf.keras.models.load_model(tmp_path / "network.keras")
     np.testing.assert_array_equal(loaded(images), network(images))
+
+
+@pytest.mark.parametrize(("size", "with_deviation"), [(32, [True, True]), (16, [True, True]), (12, [True, False])])
+def test_deviations_over_few_places_of_an_encoder_from_elsewhere_are_left_out(size, with_deviation):
+    """The maps have 8 x 8, 4 x 4 and 3 x 3 places at the end."""
+    network = embedding_network(wide_encoder(5, 6, size=size), None, "stages")
+    assert network.layers[-1].with_deviation == with_deviation
