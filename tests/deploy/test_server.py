@@ -127,6 +127,8 @@ def test_client_works_with_a_stand_in_for_the_server(tiny_export, images, tmp_pa
     from tensorflow_serving.apis import predict_pb2
 
     signatures = tf.saved_model.load(str(tiny_export / "saved_model" / "1")).signatures
+    contents = [path.read_bytes() for path in images[0]]
+    signatures["serving_bytes"](image_bytes=tf.constant(contents))  # a server is warm, or the deadline may pass
     remaining = []
 
     class StandIn(service.PredictionServiceServicer):
