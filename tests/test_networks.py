@@ -149,9 +149,7 @@ def test_initial_weights_have_the_scale_of_their_initializers():
 # Gradients.
 
 
-@pytest.mark.parametrize(
-    ("name", "channels"), [*(("small", channels) for channels in (1, 2, 3, 5, 8, 12)), ("resnet18", 3)]
-)
+@pytest.mark.parametrize(("name", "channels"), [*(("small", channels) for channels in (1, 3, 8)), ("resnet18", 3)])
 def test_gradients_match_those_of_float64(name, channels, rng):
     # With few channels, some kernels of oneDNN would be wrong by half of the gradient, and different in every run.
     config = ModelConfig(encoder=name, width=channels / {"small": 16, "resnet18": 64}[name])
