@@ -18,11 +18,12 @@ def uniformity(z):
       z: float [2, N, D], normalized; the first `SAMPLE` instances count.
 
     Returns:
-      float scalar between -8 and 0; 0 if all projections are equal.
+      float scalar between -8 and 0; 0 if all projections are equal, or if there is one instance.
     """
     units = z[0, :SAMPLE]
     cosines = tf.matmul(units, units, transpose_b=True)
     potentials = tf.exp(4.0 * cosines - 4.0)  # d^2 = 2 - 2 cosine
     count = tf.shape(units)[0]
     others = tf.reduce_sum(tf.linalg.set_diag(potentials, tf.zeros([count], z.dtype)))
-    return tf.math.log(others / tf.cast(count * (count - 1), z.dtype))
+    pairs = tf.cast(count * (count - 1), z.dtype)
+    return tf.math.log(tf.where(pairs > 0, others / tf.maximum(pairs, 1.0), 1.0))

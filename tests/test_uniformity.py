@@ -21,3 +21,7 @@ def test_its_ends_are_equal_and_opposite_projections():
     assert float(uniformity(z)) == pytest.approx(0.0, abs=1e-6)
     z[:, 1, 0] = -1.0
     assert float(uniformity(z)) == pytest.approx(-8.0, abs=1e-5)
+
+
+def test_a_single_instance_is_finite():
+    assert float(uniformity(np.ones((2, 1, 1), np.float32))) == 0.0
