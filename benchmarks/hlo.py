@@ -37,9 +37,9 @@ from mcl_tf.data import arrays
 from mcl_tf.data.batches import training_batches
 from mcl_tf.data.tasks import Task, build_task
 from mcl_tf.errors import UsageError
-from mcl_tf.experiment import score_test
 from mcl_tf.model import METRICS
 from mcl_tf.normal_images import NormalImages
+from mcl_tf.scored_test import score_test
 from mcl_tf.training.trainer import Trainer
 from mcl_tf.utils.atomic import atomic_folder
 from mcl_tf.views import ROTATIONS

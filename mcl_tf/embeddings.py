@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcl_tf.networks import STAGE
 from mcl_tf.patches import PatchFeatures, middle_stages
 from mcl_tf.utils import compat
 
 MAX_DIMENSION = 4096  # of a joint embedding; a covariance of twice as many dimensions takes a gigabyte
 # Of an encoder from elsewhere: the number of stages, and the places of a map whose standard deviations count.
 LAST_STAGES, MIN_PLACES = 3, 16
-_STAGE = "stage_"  # begins the names of the layers that end a stage of our own encoders
 _EPSILON = 1e-6  # keeps the gradient and the value of a standard deviation finite
 
 
@@ -76,7 +76,7 @@ def stage_maps(encoder) -> list:
       List of symbolic tensors [n, h, w, c].
     """
     if _has_named_stages(encoder):
-        return [layer.output for layer in encoder.layers if layer.name.startswith(_STAGE)]
+        return [layer.output for layer in encoder.layers if layer.name.startswith(STAGE)]
     side, last = encoder.input_shape[1], {}
     # The output of a model within the model belongs to another graph.
     for layer in (layer for layer in encoder.layers if not hasattr(layer, "layers")):
@@ -90,7 +90,7 @@ def stage_maps(encoder) -> list:
 
 
 def _has_named_stages(encoder) -> bool:
-    return any(layer.name.startswith(_STAGE) for layer in encoder.layers)
+    return any(layer.name.startswith(STAGE) for layer in encoder.layers)
 
 
 @tf.keras.utils.register_keras_serializable("mcl_tf")

@@ -18,6 +18,7 @@ from mcl_tf.views import ROTATIONS
 
 layers = tf.keras.layers
 
+STAGE = "stage_"  # begins the names of the layers that end a stage, see `embeddings.stage_maps`
 # Number of blocks per stage, channels of the first stage at width 1, whether blocks have a bottleneck.
 _ENCODERS = {
     "compact": ((1, 1, 1), 16, False),
@@ -141,7 +142,7 @@ def _wide(dtype) -> str:
 
 def _stage_end(x, stage: int):
     """Mark the feature map that ends a stage, for `embeddings.stage_maps`."""
-    return layers.Activation("linear", dtype=x.dtype, name=f"stage_{stage}")(x)
+    return layers.Activation("linear", dtype=x.dtype, name=f"{STAGE}{stage}")(x)
 
 
 class _Seeds:

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 from mcl_tf import evaluation
-from mcl_tf.auroc import auroc_interval
 from mcl_tf.scorer import SelfEnsembleScorer
 from mcl_tf.scoring import ensembles, self_ensemble
 
@@ -55,8 +55,7 @@ class TestScores:
         found: dict[str, dict[str, float]] = {}
         if self.distances is not None and self.is_anomaly.any():
             for (count, method), scores in ensembles(self.distances).items():
-                area, _, _ = auroc_interval(scores[self.is_anomaly], scores[~self.is_anomaly])
-                found.setdefault(str(count), {})[method] = area
+                found.setdefault(str(count), {})[method] = float(roc_auc_score(self.is_anomaly, scores))
         return found
 
 

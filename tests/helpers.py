@@ -72,6 +72,12 @@ def mixed_images(count, height, width, seed):
     return images
 
 
+def unreadable_images():
+    """Stand for batches of images that must not be read."""
+    raise AssertionError("They are read again")
+    yield
+
+
 def encode(image, form="PNG", mode=None, **options):
     """Encode an image: an array uint8 [h, w], [h, w, 3] or [h, w, 4], or one of Pillow's."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -178,8 +178,8 @@ class _Resizing(Reading):
 
     def batches(self) -> Generator:
         """See `Reading.batches`."""
-        for start in range(0, len(self._images), 256):
-            yield views.prepare(self._images[start : start + 256], self.size, self._how).numpy()
+        for batch in scoring_batches(self._images, 256, self.size, self._how):
+            yield batch.numpy()
 
 
 def resize(images, size: int, how: str = DataConfig.resize, room: Room | None = None):

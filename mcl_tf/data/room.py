@@ -120,9 +120,11 @@ class Room:
         if reading.key and store.find(self._cache_dir, reading.key):
             return self._store(reading, images, labels)
         parts: list[np.ndarray] = []
+        count = 0
         for part in images:
             parts.append(part)
-            if not self._fits(reading, sum(map(len, parts))):
+            count += len(part)
+            if not self._fits(reading, count):
                 return self._store(reading, itertools.chain(parts, images), labels)
         return np.concatenate(parts) if parts else np.zeros((0, reading.size, reading.size, 3), np.uint8)
 

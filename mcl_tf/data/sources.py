@@ -61,9 +61,9 @@ class FolderSource(Source):
     def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
         """See `Source.hold`; what is held already is not read again, and `prepared` reads what is held."""
         chosen = self._folder.chosen(split, classes)
-        for held in self._held.get((size, resize), ()):
-            if held.has(chosen[0]):
-                return held.images_of(chosen[0]), chosen[1]
+        held = self._find_held(chosen[0], size, resize)
+        if held is not None:
+            return held.images_of(chosen[0]), chosen[1]
         images, files, labels = self._folder.hold(chosen, size, resize, room, watch, max_unreadable)
         self._held.setdefault((size, resize), []).append(HeldFiles(images, files))
         return images, labels
@@ -71,10 +71,12 @@ class FolderSource(Source):
     def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
         """See `Source.prepared`."""
         files, labels = self._folder.chosen(split, classes)
-        for held in self._held.get((size, resize), ()):
-            if held.has(files):
-                return held.dataset(files, labels)
-        return super().prepared(split, classes, size, resize)
+        held = self._find_held(files, size, resize)
+        return super().prepared(split, classes, size, resize) if held is None else held.dataset(files, labels)
+
+    def _find_held(self, files, size: int, resize: str) -> HeldFiles | None:
+        """Return the images among which those of all these files are held; None if there are none."""
+        return next((held for held in self._held.get((size, resize), ()) if held.has(files)), None)
 
     def test_classes(self) -> np.ndarray:
         """See `Source.test_classes`."""

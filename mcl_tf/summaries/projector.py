@@ -68,7 +68,7 @@ def metadata(test_scores, chosen: slice, threshold: float) -> list[tuple[str, ..
     """Return the heading and a row per point: class, kind, score, verdict, and the name of the image.
 
     Args:
-      test_scores: an `scored_test.TestScores`.
+      test_scores: a `scored_test.TestScores`.
       chosen: which images are points.
       threshold: the score above which an image counts as an anomaly.
     """

@@ -18,7 +18,7 @@ def write_scores(file: EventFile, step: int, test_scores, at_threshold: dict[str
     Args:
       file: where it is written to.
       step: the number of optimizer steps.
-      test_scores: an `scored_test.TestScores`; without anomalies, there is the histogram of normal images alone.
+      test_scores: a `scored_test.TestScores`; without anomalies, there is the histogram of normal images alone.
       at_threshold: shares of images above the threshold, see `experiment.make_report`; None without a threshold.
     """
 

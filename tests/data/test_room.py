@@ -9,7 +9,7 @@ from mcl_tf.data import room, store
 from mcl_tf.data.room import Reading, Room
 from mcl_tf.data.store import StoredImages
 from mcl_tf.errors import UsageError
-from tests.helpers import visible_names
+from tests.helpers import unreadable_images, visible_names
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 3), dtype=np.uint8)  # more than two batches
 LABELS = np.arange(150) % 7
@@ -19,12 +19,6 @@ NEEDED = 3 * IMAGES.nbytes  # the images, their parts and TensorFlow's copy
 def make_reading(key="", labelled=True, counted=True):
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS) if labelled else IMAGES)
     return Reading(dataset if counted else dataset.filter(lambda *_: True), key)
-
-
-def refuse():
-    """Stand for images that must not be read."""
-    raise AssertionError("They are read again")
-    yield
 
 
 def make_room(folder, limit):
@@ -53,7 +47,7 @@ def test_reads_no_image_again_that_a_file_has(tmp_path):
     make_room(tmp_path, 0).hold(make_reading("name"))
     for counted in (True, False):
         reading = make_reading("name", counted=counted)
-        reading.batches = refuse
+        reading.batches = unreadable_images
         images, labels = make_room(tmp_path, 0).hold(reading)
         np.testing.assert_array_equal(images, IMAGES)
         np.testing.assert_array_equal(labels, LABELS)

@@ -11,7 +11,7 @@ import pytest
 
 from mcl_tf.data import store
 from mcl_tf.errors import UsageError
-from tests.helpers import Killed, fail_at, visible_names
+from tests.helpers import Killed, fail_at, unreadable_images, visible_names
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), dtype=np.uint8)
 BRIGHT = IMAGES[:, 0, 0, 0] > 99
@@ -20,12 +20,6 @@ KEY = store.key_of("these images")
 
 def obtain(folder, images=IMAGES, **contents):
     return store.obtain(folder, KEY, iter(np.array_split(images, 3)), lambda: contents)
-
-
-def refuse():
-    """Stand for images that must not be read."""
-    raise AssertionError("It is read again")
-    yield
 
 
 @pytest.fixture
@@ -69,7 +63,7 @@ def test_a_dataset_reads_the_same_rows_from_a_file_and_from_memory(stored):
 
 def test_is_written_once(tmp_path):
     first = obtain(tmp_path, labels=[1, 2])
-    again = store.obtain(tmp_path, KEY, refuse(), dict)
+    again = store.obtain(tmp_path, KEY, unreadable_images(), dict)
     np.testing.assert_array_equal(again[0], IMAGES)
     assert first[1] == again[1] == {"count": 11, "labels": [1, 2]}
     assert visible_names(tmp_path) == [KEY]
@@ -140,13 +134,13 @@ def test_a_failure_at_any_step_leaves_a_whole_store_or_none(error, tmp_path, mon
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10))
     with pytest.raises(UsageError) as error:
-        store.obtain(tmp_path, KEY, refuse(), dict, expected=2**30)
+        store.obtain(tmp_path, KEY, unreadable_images(), dict, expected=2**30)
     assert str(error.value) == (
         f"The images exceed memory_limit, and cache_dir {tmp_path} cannot hold them: No space left on device for "
         "1.0 GiB. Choose another cache_dir or a larger memory_limit"
     )
     with pytest.raises(UsageError, match="No space left on device"):
-        store.obtain_unnamed(tmp_path, refuse(), expected=2**30)
+        store.obtain_unnamed(tmp_path, unreadable_images(), expected=2**30)
     assert visible_names(tmp_path) == []
 
 
@@ -162,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 def test_a_store_in_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
     obtain(tmp_path)
     monkeypatch.setattr(store, "_alone", lambda *args: pytest.fail("It needs no lock"))
-    np.testing.assert_array_equal(store.obtain(tmp_path, KEY, refuse(), dict)[0], IMAGES)
+    np.testing.assert_array_equal(store.obtain(tmp_path, KEY, unreadable_images(), dict)[0], IMAGES)
 
 
 def test_a_file_without_a_name_leaves_nothing_behind(tmp_path):
@@ -184,7 +178,7 @@ def test_of_two_that_need_it_at_once_one_writes_and_the_other_waits(tmp_path, li
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(store.obtain, tmp_path, KEY, slowly(), dict)
         assert begun.wait(60)
-        second = pool.submit(store.obtain, tmp_path, KEY, refuse(), dict)
+        second = pool.submit(store.obtain, tmp_path, KEY, unreadable_images(), dict)
         while "Waiting for another process" not in library_log.text:
             assert not second.done()
             time.sleep(0.01)
