@@ -252,20 +252,26 @@ def table(rows: list[dict]) -> str:
     for (dataset, preset, options), found in groups.items():
         if preset:
             found = found + features.get(dataset, [])
-            seconds = [row["seconds"] for row in found if row["method"] == "mcl" and row["seconds"] is not None]
-            seeds = sorted({row["seed"] for row in found if row["method"] == "mcl"})
+            trained = [row for row in found if row["method"] == "mcl"]
+            seconds = [row["seconds"] for row in trained if row["seconds"] is not None]
+            seeds = sorted({row["seed"] for row in trained})
             parts.append(f"## {dataset}, preset `{preset}`{' ' + options if options else ''}\n")
-            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_training_time(seconds)}\n")
+            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_training_time(seconds, len(trained))}\n")
             parts.append(_one_table(found))
     return "\n".join(parts)
 
 
-def _training_time(seconds) -> str:
+def _training_time(seconds: list[float], runs: int) -> str:
+    """Return a sentence on the known seconds of `runs` trainings."""
+    shared = "because other work shared the cores."
     if not seconds:
-        return "The times are unknown, because other work shared the cores."
+        return f"The times are unknown, {shared}"
     if not max(seconds):
         return "Nothing was trained."
-    return f"Training took {min(seconds):.0f} to {max(seconds):.0f} s per class."
+    low, high = f"{min(seconds):.0f}", f"{max(seconds):.0f}"
+    took = f"Training took {low if low == high else f'{low} to {high}'} s per class."
+    unknown = runs - len(seconds)
+    return f"{took} The times of {unknown} of {runs} trainings are unknown, {shared}" if unknown else took
 
 
 def _one_table(rows: list[dict]) -> str:
