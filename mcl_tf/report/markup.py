@@ -1,12 +1,18 @@
-"""Text and numbers as HTML."""
+"""Text and numbers as HTML, and the files that pages are made of."""
 
 from __future__ import annotations
 
 import html
+import importlib.resources
 
 from mcl_tf.errors import printable
 
 _GAP = "\N{NO-BREAK SPACE}"
+
+
+def resource(file: str) -> str:
+    """Return the content of a file of this package."""
+    return importlib.resources.files(__package__).joinpath(file).read_text("utf-8")
 
 
 def text(value) -> str:

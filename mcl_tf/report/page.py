@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.resources
 import json
 import string
 
@@ -14,7 +13,9 @@ from mcl_tf import calibration, evaluation
 from mcl_tf.config import Config
 from mcl_tf.export import model_card
 from mcl_tf.report import figures, rates, sheets
-from mcl_tf.report.markup import name, share, text
+from mcl_tf.report.markup import name, resource, share, text
+from mcl_tf.report.result_table import result_table
+from mcl_tf.tables import outliers
 from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import duration
 
@@ -35,28 +36,24 @@ def write_page(path, detector, report: dict, scored, images: dict[int, np.ndarra
     """
     axis = rates.make_axis(scored.is_anomaly, scored.scores, detector.threshold_)
     counted = rates.count_above(scored.is_anomaly, scored.scores, detector.threshold_, axis)
-    script = _read("page.js")
-    page = string.Template(_read("page.html")).substitute(
+    script = resource("page.js")
+    page = string.Template(resource("page.html")).substitute(
         title=text(f"{report['dataset']}, normal: {', '.join(report['normal'])}"),
         # The browser runs this script alone, and fetches nothing.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=_read("page.css"),
+        style=resource("page.css"),
         script=script,
         counts=json.dumps(counted, separators=(",", ":")),
         lead=_lead(report, counted),
         histogram=_legend(counted) + figures.histogram(scored.is_anomaly, scored.scores, axis, counted),
         controls=_controls(counted),
         curves=_curves(scored, report, counted),
-        classes=_classes(report),
+        classes=_sets(report) + _classes(report),
         sheets=_sheets(detector, scored, images),
         about=_about(detector, seconds),
     )
     with atomic_file(path, encoding="utf-8", newline="\n") as file:
         file.write(page)
-
-
-def _read(file: str) -> str:
-    return importlib.resources.files(__package__).joinpath(file).read_text("utf-8")
 
 
 def _lead(report: dict, counted: dict) -> str:
@@ -131,6 +128,15 @@ def _curves(scored, report: dict, counted: dict) -> str:
         f"{ensemble['aupr_normal']:.4f} with the normal images. The precision depends on the share of anomalies, here "
         f"{base} (dotted).</p></div></section>"
     )
+
+
+def _sets(report: dict) -> str:
+    """Return the table of several datasets of anomalies."""
+    if "outliers" not in report:
+        return ""
+    table = outliers.make_table(report)
+    note = "Each dataset of anomalies against all normal images."
+    return f"<section><h2>Datasets of anomalies</h2><p>{note}</p>{result_table(table.columns, table.rows)}</section>"
 
 
 def _classes(report: dict) -> str:

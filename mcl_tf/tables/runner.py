@@ -18,7 +18,7 @@ from mcl_tf.data.kept import KeptSources
 from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
-from mcl_tf.tables import baselines, files, plans, summary
+from mcl_tf.tables import baselines, files, plans, summary, table_page
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row, TableOptions
 from mcl_tf.utils import compat
@@ -77,7 +77,7 @@ def run(config: Config, options: TableOptions) -> Table:
             _logger.warning("%s, seed %d has no result: %s", row.title, one.data.seed, error)
             found.failed[one.data.seed] = str(error)
         table = make_table(title, record, results)
-        _write(table, directory)
+        _write(table, directory, results)
         _free()
     table.show()
     _report_failures(results, len(runs), directory)
@@ -169,9 +169,10 @@ def _claim(config: Config, record: dict) -> pathlib.Path:
     return directory
 
 
-def _write(table: Table, directory: pathlib.Path) -> None:
+def _write(table: Table, directory: pathlib.Path, results: Mapping[Row, summary.Results]) -> None:
     try:
         table.write(directory)
+        table_page.write_page(directory, table, results)
     except OSError as error:
         raise UsageError(f"The table cannot be written to {directory}: {error.strerror}") from None
 

@@ -37,11 +37,11 @@ def make_scored(detector, kinds):
     return scored_test.TestScores(names, labels, is_anomaly, scores - 0.1, scores)
 
 
-def make_page(detector, folder, kinds):
+def make_page(detector, folder, kinds, parts=()):
     """Write a page; return its path, the scores and the report."""
     scored = make_scored(detector, kinds)
     task = types.SimpleNamespace(
-        test_parts=(), class_names=("good",), train=np.zeros(30), test=None if kinds == 1 else ()
+        test_parts=parts, class_names=("good",), train=np.zeros(30), test=None if kinds == 1 else ()
     )
     report = experiment.make_report(detector, task, scored)
     images = dict(enumerate(tinted_images(COUNT)[0]))
@@ -101,6 +101,13 @@ def test_the_page_says_what_the_metrics_say(written):
         assert "so that there is no AUROC" in text
         assert "of the normal images that were held out from training" in text
         assert "ROC curve" not in path.read_text(encoding="utf-8")
+
+
+def test_every_dataset_of_anomalies_has_a_row(detector, tmp_path):
+    path, _, report = make_page(detector, tmp_path, 2, [("own", 12), ("x<i>", 9), ("y", 9)])
+    text = "".join(Reader(path).text.split())
+    for row, name in zip(report["outliers"], ("otherclasses", "x<i>", "y"), strict=True):
+        assert f"{name}{row['anomalies']}{row['one_view']['auroc']:.4f}{row['self_ensemble']['auroc']:.4f}" in text
 
 
 def test_names_are_text_and_nothing_is_fetched(written):

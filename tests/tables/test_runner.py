@@ -1,5 +1,6 @@
 """Tables of many runs: what is run, what is not repeated, what a table says of runs without a result."""
 
+import csv
 import json
 import pathlib
 import weakref
@@ -7,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
@@ -66,6 +68,7 @@ def test_every_class_with_every_seed(config, runs, capsys):
     assert [row["self_ensemble"]["mean"] for row in record["rows"]] == [0.4375, 0.6875, 0.9375]
     assert (record["worst"], record["seeds"], record["mean"]["self_ensemble"]["mean"]) == ("red", [0, 1], 0.6875)
     assert "0.6875" in capsys.readouterr().out
+    assert "AUROC) of <b>0.6875" in (pathlib.Path(config.run.run_dir) / "report.html").read_text()
 
 
 def test_an_interrupted_table_has_the_runs_before_and_continues(config, runs):
@@ -196,3 +199,17 @@ def test_a_run_of_a_table_equals_the_run_alone(config, tmp_path, monkeypatch):
     one, other = (AnomalyDetector.load(path).scorer_.state() for path in (alone, in_table))
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
+    *rows, mean = read_csv(tmp_path / "t" / "results.csv")
+    expected = []
+    for row, split in zip(rows, ("split-0/seed-2", "split-1/seed-3"), strict=True):
+        scores = read_csv(tmp_path / "t" / split / "scores.csv")
+        truth, values = ([float(image[name]) for image in scores] for name in ("is_anomaly", "score"))
+        expected.append(roc_auc_score(truth, values))
+        # The table has six digits, and a score in its file has nine.
+        assert float(row["AUROC, SEI"]) == pytest.approx(expected[-1], abs=1e-6)
+    assert float(mean["AUROC, SEI"]) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
