@@ -18,7 +18,7 @@ define(
     labelled="Train with the labels of the normal classes; otherwise they count as one class.",
     anomaly_dataset="Another dataset, of any of these kinds, whose test split is added as anomalies; or several, "
     "separated by commas, for a table of them. `uniform`, `gaussian`, `blobs`, `permuted` and `interp` need no "
-    "download.",
+    "download. NAME+unresized takes the central part of every image at its own resolution.",
     image_size="Side in pixels that images are resized to; 0 keeps their own, limited to 16 to 224.",
     detail_size="Side in pixels, at least 16, at which --score=local and both see images; 0 keeps their own, limited "
     "to 16 to 256.",

@@ -11,6 +11,7 @@ from mcl_tf.config import DataConfig
 
 ROTATIONS = 4
 COUNTS = (1, 2, 4, 8)  # of the views that score an image
+UNRESIZED = "unresized"  # beside `config.RESIZES`, for datasets of anomalies
 
 
 def prepare(images, size: int, resize: str = DataConfig.resize):
@@ -23,7 +24,8 @@ def prepare(images, size: int, resize: str = DataConfig.resize):
       images: uint8 [n, h, w, c] with c = 1 (repeated to 3 channels), 3, or 4 (the last channel, alpha, is dropped).
       size: side of the result in pixels.
       resize: what becomes of an image that is not square: "squeeze" stretches it, "pad" keeps its aspect ratio and
-        mirrors it beyond its edges, "crop" takes its central square.
+        mirrors it beyond its edges, "crop" takes its central square. `UNRESIZED` keeps the resolution of every image
+        and takes its central part, mirrored beyond its edges.
 
     Returns:
       uint8 [n, size, size, 3].
@@ -49,8 +51,9 @@ def _to_square(images, size: int, resize: str):
         height, width = tf.unstack(tf.shape(images)[1:3])
         side = tf.minimum(height, width)
         images = tf.image.crop_to_bounding_box(images, (height - side) // 2, (width - side) // 2, side, side)
-    images = _resize(images, (size, size) if resize != "pad" else sides)
-    if resize == "pad":
+    if resize != UNRESIZED:
+        images = _resize(images, sides if resize == "pad" else (size, size))
+    if resize in ("pad", UNRESIZED):
         for axis in (0, 1):
             images = tf.gather(images, _mirrored(size, first[axis], sides[axis]), axis=axis + 1)
     return images
@@ -68,6 +71,8 @@ def place_in_square(sides, size: int, resize: str):
       First row and column of the image in the square, and its height and width there, int32 [2] each. They are within
       the square for "pad", the square itself for "squeeze", and go beyond it for "crop".
     """
+    if resize == UNRESIZED:
+        return (size - sides) // 2, sides
     if resize == "squeeze":
         return tf.zeros(2, tf.int32), tf.fill([2], size)
     reference = tf.reduce_max(sides) if resize == "pad" else tf.reduce_min(sides)

@@ -4,10 +4,51 @@ from __future__ import annotations
 
 import os
 
+from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data import synthetic
 from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
+
+UNRESIZED_SUFFIX = f"+{views.UNRESIZED}"
+
+
+class UnresizedSource(Source):
+    """The images of a dataset at their own resolution: their central parts, mirrored beyond the edges of small ones.
+
+    A detector can tell images of another size by the traces of resizing alone. Here there are none.
+
+    Args:
+      source: the dataset.
+    """
+
+    def __init__(self, source: Source):
+        super().__init__(source.name + UNRESIZED_SUFFIX, source.class_names, source.image_shape)
+        self._source = source
+
+    def read(self, split, classes=None):
+        """See `Source.read`."""
+        return self._source.read(split, classes)
+
+    def files(self, split, classes=None):
+        """See `Source.files`."""
+        return self._source.files(split, classes)
+
+    def names(self, split, classes=None):
+        """See `Source.names`."""
+        return self._source.names(split, classes)
+
+    def divide(self, normal, seed, has_anomalies):
+        """See `Source.divide`."""
+        self._source.divide(normal, seed, has_anomalies)
+
+    def prepared(self, split, classes, size, resize):
+        """See `Source.prepared`."""
+        return self._source.prepared(split, classes, size, views.UNRESIZED)
+
+    def hold(self, split, classes, size, resize, *arguments, **options):
+        """See `Source.hold`."""
+        return self._source.hold(split, classes, size, views.UNRESIZED, *arguments, **options)
 
 
 def outlier_names(text: str) -> list[str]:
@@ -33,7 +74,7 @@ def open_outliers(names, source: Source, normal, size: int, config: DataConfig, 
     """Open datasets of anomalies.
 
     Their images become those of the network's input, whatever their size and channels: grey is repeated, alpha is
-    dropped.
+    dropped. With `UNRESIZED_SUFFIX` after its name, a dataset keeps its resolution, see `UnresizedSource`.
 
     Args:
       names: names of `synthetic.NAMES`, or of datasets.
@@ -53,6 +94,7 @@ def open_outliers(names, source: Source, normal, size: int, config: DataConfig, 
             normal_test = source.prepared("test", normal, size, config.resize)
             opened.append(synthetic.SyntheticSource(name, normal_test, channels, config.seed))
         else:
-            opened.append(load(name))
+            other = load(name.removesuffix(UNRESIZED_SUFFIX))
+            opened.append(UnresizedSource(other) if name.endswith(UNRESIZED_SUFFIX) else other)
             opened[-1].divide([], config.seed, True)
     return opened

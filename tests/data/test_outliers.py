@@ -1,6 +1,8 @@
 """Datasets of anomalies: their names, and a task with several of them."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mcl_tf.config import DataConfig
 from mcl_tf.data.outliers import outlier_names
@@ -64,3 +66,25 @@ def test_a_class_without_test_images_is_refused(monkeypatch):
     monkeypatch.setattr(sources.DigitsSource, "read", without_threes)
     with pytest.raises(UsageError, match=r"no normal test images \(3\) in digits"):
         build_task(DataConfig(normal=("3",)))
+
+
+@pytest.mark.parametrize("side", [40, 10])
+def test_images_keep_their_resolution(side, tiny_dataset, tmp_path, rng):
+    """The centre of a larger image; a smaller one is mirrored beyond its edges."""
+    pixels = rng.integers(0, 256, [2, side, side, 3], np.uint8)
+    for index, image in enumerate(pixels):
+        folder = tmp_path / "odd" / "test" / "bad"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    name = f"{tmp_path / 'odd'}+unresized"
+    config = DataConfig(dataset="tiny_images", normal=("red",), image_size=16, anomaly_dataset=name)
+    task = build_task(config, tiny_dataset)
+    first = (side - 16) // 2
+    around = [(max(-first, 0), max(16 - side + first, 0))] * 2
+    expected = [np.pad(image, [*around, (0, 0)], "symmetric") for image in pixels]
+    start = max(first, 0)
+    shown = [(row[0], row[2].decode()) for row in task.test.as_numpy_iterator()][-2:]
+    for (image, shown_name), own, index in zip(shown, expected, range(2), strict=True):
+        np.testing.assert_array_equal(image, own[start : start + 16, start : start + 16])
+        assert shown_name == f"{name}/test/bad/{index}.png"
+    assert task.test_parts[-1] == (name, 2)
