@@ -33,7 +33,7 @@ ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Where ~ is expanded.
 PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir", "cache_dir")
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
-_OF_SCORING = ("views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size")
+_OF_SCORING = ("views", "view_area", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size")
 EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evaluation of a finished run can change
 # A training does not depend on these: options of the scoring that follow it, and names of the images, which are known
 # by their contents. `score` and `pass_rate` decide which images are trained on.
@@ -151,6 +151,7 @@ class ScoringConfig:
     """Gaussians and self-ensemble inference."""
 
     views: int = _choice(0, 0, 1, 2, 4, 8)
+    view_area: float = _number(1.0, 0.01, 1.0)
     method: str = _choice("weighted", "weighted", "sum", "mean", "min")
     embedding: str = _choice("stages", "stages", "encoder", "projection")
     evidence: bool = _boolean(True)

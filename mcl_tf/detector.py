@@ -138,6 +138,13 @@ class AnomalyDetector:
             callbacks = [callbacks]
         for name in persistence.LEARNED:
             self.__dict__.pop(name, None)
+        # The places of an encoder that is trained on few images from scratch tell less than their texture.
+        with_patches = self.config.scoring.score != "image" and is_pretrained(self.config.model)
+        if with_patches and self.config.scoring.view_area < 1.0:
+            raise UsageError(
+                "With a pretrained encoder, the local score looks at all places of an image. view_area must then be 1. "
+                f"Received: {self.config.scoring.view_area}"
+            )
         normal = NormalImages.collect(images, labels, class_names, self.config)
         config = self.config.replace(labelled=len(normal.class_names) > 1)
 
@@ -147,8 +154,6 @@ class AnomalyDetector:
         texture = None
         if config.scoring.score != "image":
             texture = TextureDescriptor(normal.trained.shape[1], 1 if is_grey(normal.trained) else 3)
-        # The places of an encoder that is trained on few images from scratch tell less than their texture.
-        with_patches = texture is not None and is_pretrained(config.model)
         scorer = make_scorer(model, config, len(normal.class_names), texture, with_patches)
         calibration_scores = fitting.fit_scorer(scorer, normal, config.scoring.pass_rate, visible)
 

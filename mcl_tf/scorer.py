@@ -140,7 +140,7 @@ class SelfEnsembleScorer(tf.keras.Model):
 
     def embed_floats(self, images, count: int):
         """Embed the views of images float32 [n, s, s, 3] in [0, 1], n at least 1, see `embed_views`."""
-        inputs = views.self_ensemble_views(images, count)
+        inputs = views.self_ensemble_views(views.central(images, self.config.view_area), count)
         outputs = tf.nest.flatten(self.network(inputs, training=False))
         outputs = [tf.reshape(output, [-1, count, *output.shape[1:]]) for output in outputs]
         embeddings = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)

@@ -5,6 +5,8 @@ Reference: Cho, Seol, Lee, IJCAI 2021 (arXiv:2105.08793), sections 3.1 (rotation
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 from mcl_tf.config import DataConfig
@@ -123,6 +125,27 @@ def instances(labels, count: int = ROTATIONS):
     """
     rotations = tf.tile(tf.range(count), [tf.shape(labels)[0]])
     return rotations, tf.repeat(tf.cast(labels, tf.int32), count)
+
+
+def central(images, area: float):
+    """Enlarge the centre of images to their own size.
+
+    A network that is trained on random crops sees objects larger than they are in whole images, and knows them best at
+    that size (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019, arXiv:1906.06423).
+
+    Args:
+      images: float32 [n, s, s, 3].
+      area: share of the area of an image that is kept, in (0, 1]; the side is rounded to whole pixels.
+
+    Returns:
+      float32 [n, s, s, 3], resized bilinearly.
+    """
+    size = images.shape[1]
+    side = max(1, round(size * math.sqrt(area)))
+    if side == size:
+        return images
+    first = (size - side) // 2
+    return tf.image.resize(images[:, first : first + side, first : first + side], [size, size])
 
 
 def self_ensemble_views(images, views: int = 8):

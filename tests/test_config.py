@@ -14,7 +14,7 @@ from mcl_tf.config import PATHS, Config, DataConfig, RunConfig, ServingConfig, c
 from mcl_tf.errors import UsageError
 from mcl_tf.training.optimizers import peak_learning_rate
 
-NOT_OF_TRAINING = {"views", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"}
+NOT_OF_TRAINING = {"views", "view_area", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size"}
 NOT_OF_TRAINING |= {"dataset", "normal", "anomaly_dataset"}
 GROUP_OF = {field.name: group for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
 RUNTIME = {field.name for group in (RunConfig, ServingConfig) for field in dataclasses.fields(group)}
