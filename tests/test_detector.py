@@ -494,6 +494,33 @@ def test_scoring_options(options):
     np.testing.assert_allclose(detector.calibration_scores_, again, rtol=1e-5)
 
 
+def test_views_of_the_centre(tmp_path):
+    """Nothing outside of it counts, also after loading; its features are those of the centre, enlarged."""
+    detector = make_detector(view_area=0.25).fit(noise(COUNT))
+    images = noise(6, seed=1)
+    framed = images.copy()
+    framed[:, 4:12, 4:12] = 0
+    framed = images - framed
+    assert np.ptp(framed[:, :4]) == 0
+    scores = detector.decision_function(images)
+    assert np.ptp(scores) > 0.01
+    np.testing.assert_array_equal(detector.decision_function(framed), scores)
+    heat = detector.explain(images)["heat_map"]
+    assert np.ptp(heat[:, 4:12, 4:12]) > 0
+    detector.save(tmp_path / "detector")
+    np.testing.assert_array_equal(mcl_tf.AnomalyDetector.load(tmp_path / "detector").decision_function(framed), scores)
+
+
+def test_places_of_a_pretrained_encoder_need_the_whole_image(tmp_path):
+    layers = tf.keras.layers
+    inputs = layers.Input((16, 16, 3))
+    encoder = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, 2)(inputs)))
+    encoder.save(tmp_path / "encoder.keras")
+    detector = mcl_tf.AnomalyDetector(encoder=str(tmp_path / "encoder.keras"), epochs=0, score="both", view_area=0.5)
+    with pytest.raises(mcl_tf.UsageError, match=r"view_area must then be 1\. Received: 0.5"):
+        detector.fit(noise(COUNT))
+
+
 @pytest.mark.parametrize("held_out_count", [1, 12])
 def test_rotation_evidence_is_added_in_units_of_normal_images(held_out_count):
     """Distance and evidence are standardized by the held-out images, or by the training images if those are few."""

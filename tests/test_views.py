@@ -212,3 +212,28 @@ def test_all_ways_of_resizing_work_on_images_of_unknown_size(resize):
     for sides in ((12, 12), (30, 9), (5, 12)):
         image = draw_images((2, *sides, 3))
         np.testing.assert_array_equal(in_graph(image), views.prepare(image, 12, resize))
+
+
+# The centre.
+
+
+def test_the_centre_is_enlarged_bilinearly(rng):
+    """The 8 of 16 pixels that have a quarter of the area, resized with the centres of pixels in place."""
+    images = rng.random((2, 16, 16, 3), np.float32)
+    enlarged = views.central(images, 0.25).numpy()
+    places = np.clip((np.arange(16) + 0.5) / 2 - 0.5, 0, 7)
+    low, part = np.floor(places).astype(int), places % 1
+    high = np.minimum(low + 1, 7)
+    weights = np.zeros((16, 8), np.float32)
+    np.add.at(weights, (range(16), low), 1 - part)
+    np.add.at(weights, (range(16), high), part)
+    expected = np.einsum("ih,jw,nhwc->nijc", weights, weights, images[:, 4:12, 4:12])
+    np.testing.assert_allclose(enlarged, expected, atol=1e-6)  # float32 values up to 1, added in another order
+
+
+@pytest.mark.parametrize(("area", "side"), [(1.0, 32), (0.98, 32), (0.56, 24), (0.0001, 1)])
+def test_the_side_of_the_centre_is_rounded(area, side, rng):
+    images = rng.random((1, 32, 32, 3), np.float32)
+    first = (32 - side) // 2
+    expected = tf.image.resize(images[:, first : first + side, first : first + side], [32, 32])
+    np.testing.assert_array_equal(views.central(images, area), expected)
