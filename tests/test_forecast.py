@@ -10,7 +10,7 @@ from mcl_tf.utils import compat
 
 # Everything takes one unit per second, so that the parts are numbers of operations and bytes.
 DEVICE = Device(operations=1.0, products=1.0, bandwidth=1.0, memory=1e6, link=1.0, network=1.0)
-SHARES = Shares(operations=1.0, bandwidth=1.0, latency=0.25, far_latency=0.5, host=0.0)
+SHARES = Shares(operations=1.0, bandwidth=1.0, latency=0.25, far_latency=0.5, host=0.0, compiled_host=0.0)
 NETWORK = Network(operations=7.0, elements=5.0, held=1000.0, weights=100, normalizations=3, size=1)
 
 
@@ -27,10 +27,16 @@ def test_parts_of_a_step_by_hand():
 
 
 def test_one_replica_exchanges_nothing_and_waits_for_a_slow_host():
-    slow = dataclasses.replace(SHARES, host=1e9)
+    slow = dataclasses.replace(SHARES, compiled_host=1e9)
     parts = scaling_model.step(NETWORK, 32, 1, DEVICE, slow)
     assert parts["projections"] == parts["gradients"] == parts["moments"] == 0.0
     assert parts["step"] == 1e9
+
+
+def test_the_model_gives_the_step_that_was_measured():
+    name, views, seconds = scaling_model.MEASURED
+    parts = scaling_model.step(scaling_model.describe(name), views, 1, scaling_model.H200)
+    assert parts["step"] == pytest.approx(seconds, rel=0.01)  # the shares have three digits
 
 
 @pytest.mark.parametrize("replicas", [1, 8])
