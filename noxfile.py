@@ -6,6 +6,7 @@ import sys
 import nox
 
 nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"  # pip brings it up to date
 ADDONS_PYTHON = ["3.11", "3.10"]  # those that TensorFlow 2.15 has wheels for and this project supports
 HERE = pathlib.Path(__file__).parent
 

@@ -55,14 +55,12 @@ def test_halves_the_bytes_and_hardly_changes_scores(exported, run_cpp):
     np.testing.assert_allclose(found["score"], detector.decision_function(images), rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("embedding", ["encoder", "projection"])
-def test_halves_the_default_network(embedding):
+def test_halves_the_default_network():
     """Batch normalization, which keeps float32, holds two thousandths of the weights."""
     config = ModelConfig()
-    network = build_encoder(config, 32)
-    if embedding == "projection":
-        head = build_projection_head(config, network.output_shape[-1])
-        network = tf.keras.Model(network.inputs[0], head(network.outputs[0]))
+    encoder = build_encoder(config, 32)
+    head = build_projection_head(config, encoder.output_shape[-1])
+    network = tf.keras.Model(encoder.inputs[0], head(encoder.outputs[0]))
     copy = with_float16_weights(network)
     assert count_bytes(copy.weights) < 0.502 * count_bytes(network.weights)
     assert [weight.shape for weight in copy.weights] == [weight.shape for weight in network.weights]
