@@ -23,11 +23,11 @@ LOSSES = {512: 4.72, 2048: 24.1, 8192: 378.0}  # by views
 LOGICAL_CPUS = {1: 48.5, 2: 65.9, 4: 96.7}  # the step of `small`
 
 INTRODUCTION = """# Several GPUs: a forecast
-Written by `python -m benchmarks.forecast`. **No line of the forecast is measured**. The form of the model is compared with
-measurements on two CPU cores; the constants of the GPU are those of its datasheet, times shares. One step was measured on
-one GPU, an H200, by `benchmarks/run_hlo.py`: ResNet-18, 1,024 views, bfloat16, 11.1 ms, 92,200 views/s. With the shares that
-were assumed before, 0.4 and 0.6, the model gave 14.0 ms for it; they are 1.26 times as large now. Nothing was measured on
-several GPUs.
+Written by `python -m benchmarks.forecast`. **No line of the forecast is measured**. The form of the model is compared
+with measurements on two CPU cores; the constants of the GPU are those of its datasheet, times shares. One step was
+measured on one GPU, an H200, by `benchmarks/run_hlo.py`: ResNet-18, 1,024 views, bfloat16, 11.1 ms, 92,200 views/s.
+With the shares that were assumed before, 0.4 and 0.6, the model gave 14.0 ms for it; they are 1.26 times as large now.
+Nothing was measured on several GPUs.
 
 ## The model
 A step of N views on R replicas takes `max(device, host) + exchange`. F is the number of operations of a view, forward,

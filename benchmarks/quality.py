@@ -199,7 +199,7 @@ def _rotation(config, task):
     @tf.function
     def score(images):
         images = views.prepare(images, task.image_size)
-        flat = views.to_float(views.self_ensemble_views(images, 8))
+        flat = views.self_ensemble_views(views.central(views.to_float(images), config.scoring.view_area), 8)
         logits = model.rotation_head(model.encoder(flat, training=False), training=False)
         wanted = tf.tile(rotations, [tf.shape(images)[0]])
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
@@ -256,7 +256,10 @@ def table(rows: list[dict]) -> str:
             seconds = [row["seconds"] for row in trained if row["seconds"] is not None]
             seeds = sorted({row["seed"] for row in trained})
             parts.append(f"## {dataset}, preset `{preset}`{' ' + options if options else ''}\n")
-            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_training_time(seconds, len(trained))}\n")
+            devices = sorted({row["device"] for row in trained if "device" in row})
+            where = f"Trained on {' and '.join(devices)} by `run_hlo.py`, scored on a CPU." if devices else ""
+            how = where or _training_time(seconds, len(trained))
+            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {how}\n")
             parts.append(_one_table(found))
     return "\n".join(parts)
 

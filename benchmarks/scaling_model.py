@@ -57,8 +57,8 @@ class Shares:
     """How much of a device the step reaches, and what is no matter of size.
 
     Attributes:
-      operations: share of the peak that products and convolutions reach. This and `bandwidth` were assumed to be 0.4 and
-        0.6, and multiplied by a common factor, with which the model gives the measured step of `MEASURED`.
+      operations: share of the peak that products and convolutions reach. This and `bandwidth` were assumed to be 0.4
+        and 0.6, and multiplied by a common factor, with which the model gives the step of `MEASURED`.
       bandwidth: share of the bandwidth of the memory and of the connections.
       latency: seconds of a small sum over the GPUs of one machine.
       far_latency: seconds of a small sum over several machines.

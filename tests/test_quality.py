@@ -47,6 +47,13 @@ def test_the_text_names_seeds_and_seconds():
     assert "Seeds: 1, 2. Training took 30 to 50 s per class.\n" in text
 
 
+def test_the_text_says_where_other_trainings_ran_and_which_times_are_unknown():
+    text = quality.table([{**ROWS[0], "seconds": None}, *ROWS[1:]])
+    assert "took 40 to 50 s per class. The times of 1 of 4 trainings are unknown, because other work" in text
+    text = quality.table([{**row, "seconds": None, "device": "a card"} for row in ROWS[:4]])
+    assert "Seeds: 1, 2. Trained on a card by `run_hlo.py`, scored on a CPU.\n" in text
+
+
 def test_presets_options_and_datasets_have_tables_of_their_own():
     others = [{**row, **change} for change in ({"options": "--a=1"}, {"dataset": "mvtec"}) for row in ROWS[:4]]
     text = quality.table(ROWS + others)
