@@ -2,7 +2,7 @@
 
 TensorFlow supports strategies of one size only per process, so that every number of devices has a process of its own;
 the processes take turns. Logical CPUs share the cores of the machine, so that the ratio is the overhead of replicas.
-Batch normalization causes little of it: with the fused kernel and separate moments per replica, a step was 4 % shorter.
+README.md says what causes it.
 `forecast` goes on from here to several GPUs.
 """
 
