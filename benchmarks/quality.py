@@ -253,15 +253,23 @@ def table(rows: list[dict]) -> str:
         if preset:
             found = found + features.get(dataset, [])
             trained = [row for row in found if row["method"] == "mcl"]
-            seconds = [row["seconds"] for row in trained if row["seconds"] is not None]
             seeds = sorted({row["seed"] for row in trained})
             parts.append(f"## {dataset}, preset `{preset}`{' ' + options if options else ''}\n")
-            devices = sorted({row["device"] for row in trained if "device" in row})
-            where = f"Trained on {' and '.join(devices)} by `run_hlo.py`, scored on a CPU." if devices else ""
-            how = where or _training_time(seconds, len(trained))
-            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {how}\n")
+            parts.append(f"Seeds: {', '.join(map(str, seeds))}. {_trainings(trained)}\n")
             parts.append(_one_table(found))
     return "\n".join(parts)
+
+
+def _trainings(rows: list[dict]) -> str:
+    """Return sentences on where and how long the runs of mcl_tf have trained."""
+    here = [row["seconds"] for row in rows if "device" not in row]
+    elsewhere = [row["device"] for row in rows if "device" in row]
+    sentences = [_training_time([value for value in here if value is not None], len(here))] if here else []
+    for device in sorted(set(elsewhere)):
+        count = elsewhere.count(device)
+        which = "All were" if count == len(rows) else f"{count} of {len(rows)} were"
+        sentences.append(f"{which} trained on {device} by `run_hlo.py`, and scored on a CPU.")
+    return " ".join(sentences)
 
 
 def _training_time(seconds: list[float], runs: int) -> str:

@@ -51,7 +51,9 @@ def test_the_text_says_where_other_trainings_ran_and_which_times_are_unknown():
     text = quality.table([{**ROWS[0], "seconds": None}, *ROWS[1:]])
     assert "took 40 to 50 s per class. The times of 1 of 4 trainings are unknown, because other work" in text
     text = quality.table([{**row, "seconds": None, "device": "a card"} for row in ROWS[:4]])
-    assert "Seeds: 1, 2. Trained on a card by `run_hlo.py`, scored on a CPU.\n" in text
+    assert "Seeds: 1, 2. All were trained on a card by `run_hlo.py`, and scored on a CPU.\n" in text
+    text = quality.table([{**ROWS[0], "device": "a card"}, *ROWS[1:4]])
+    assert "took 40 to 50 s per class. 1 of 4 were trained on a card by" in text
 
 
 def test_presets_options_and_datasets_have_tables_of_their_own():
