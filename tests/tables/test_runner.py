@@ -201,7 +201,7 @@ def test_a_run_of_a_table_equals_the_run_alone(config, tmp_path, monkeypatch):
         np.testing.assert_array_equal(other[name], value)
     *rows, mean = read_csv(tmp_path / "t" / "results.csv")
     expected = []
-    for row, split in zip(rows, ("split-0/seed-2", "split-1/seed-3"), strict=True):
+    for row, split in zip(rows, ("split-0/seed-3", "split-1/seed-3"), strict=True):
         scores = read_csv(tmp_path / "t" / split / "scores.csv")
         truth, values = ([float(image[name]) for image in scores] for name in ("is_anomaly", "score"))
         expected.append(roc_auc_score(truth, values))
