@@ -94,7 +94,10 @@ def open_outliers(names, source: Source, normal, size: int, config: DataConfig, 
             normal_test = source.prepared("test", normal, size, config.resize)
             opened.append(synthetic.SyntheticSource(name, normal_test, channels, config.seed))
         else:
-            other = load(name.removesuffix(UNRESIZED_SUFFIX))
+            stored = name.removesuffix(UNRESIZED_SUFFIX)
+            if stored in synthetic.NAMES:
+                raise UsageError(f"Synthetic images have the network's size and are never resized. Received: {name}")
+            other = load(stored)
             opened.append(UnresizedSource(other) if name.endswith(UNRESIZED_SUFFIX) else other)
             opened[-1].divide([], config.seed, True)
     return opened

@@ -48,6 +48,11 @@ def test_an_unknown_set_is_refused_with_what_is_possible(tmp_path):
         build_task(DataConfig(anomaly_dataset="blobs,unifrom"), str(tmp_path))
 
 
+def test_synthetic_images_have_no_size_of_their_own():
+    with pytest.raises(UsageError, match=r"never resized\. Received: blobs\+unresized$"):
+        build_task(DataConfig(anomaly_dataset="blobs+unresized"))
+
+
 def test_a_set_without_test_images_is_refused(image_folder, tmp_path):
     (tmp_path / "test").mkdir()
     with pytest.raises(UsageError, match="There are no images"):
