@@ -71,7 +71,8 @@ def place_in_square(sides, size: int, resize: str):
 
     Returns:
       First row and column of the image in the square, and its height and width there, int32 [2] each. They are within
-      the square for "pad", the square itself for "squeeze", and go beyond it for "crop".
+      the square for "pad", the square itself for "squeeze", and go beyond it for "crop". With `UNRESIZED`, height and
+      width are those of the image.
     """
     if resize == UNRESIZED:
         return (size - sides) // 2, sides
