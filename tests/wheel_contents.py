@@ -10,6 +10,7 @@ expected = {
     "mcl_tf/losses.py",
     "mcl_tf/report/page.html",
     "mcl_tf/report/table.html",
+    "mcl_tf/report/document.html",
     "mcl_tf/report/page.css",
     "mcl_tf/report/page.js",
 }

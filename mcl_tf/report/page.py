@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import string
 
@@ -13,10 +11,10 @@ from mcl_tf import calibration, evaluation
 from mcl_tf.config import Config
 from mcl_tf.export import model_card
 from mcl_tf.report import figures, rates, sheets
+from mcl_tf.report.document import write_document
 from mcl_tf.report.markup import name, resource, share, text
 from mcl_tf.report.result_table import result_table
 from mcl_tf.tables import outliers
-from mcl_tf.utils.atomic import atomic_file
 from mcl_tf.utils.console import duration
 
 
@@ -36,15 +34,7 @@ def write_page(path, detector, report: dict, scored, images: dict[int, np.ndarra
     """
     axis = rates.make_axis(scored.is_anomaly, scored.scores, detector.threshold_)
     counted = rates.count_above(scored.is_anomaly, scored.scores, detector.threshold_, axis)
-    script = resource("page.js")
-    page = string.Template(resource("page.html")).substitute(
-        title=text(f"{report['dataset']}, normal: {', '.join(report['normal'])}"),
-        # The browser runs this script alone, and fetches nothing.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=resource("page.css"),
-        script=script,
-        counts=json.dumps(counted, separators=(",", ":")),
-        lead=_lead(report, counted),
+    sections = string.Template(resource("page.html")).substitute(
         histogram=_legend(counted) + figures.histogram(scored.is_anomaly, scored.scores, axis, counted),
         controls=_controls(counted),
         curves=_curves(scored, report, counted),
@@ -52,8 +42,9 @@ def write_page(path, detector, report: dict, scored, images: dict[int, np.ndarra
         sheets=_sheets(detector, scored, images),
         about=_about(detector, seconds),
     )
-    with atomic_file(path, encoding="utf-8", newline="\n") as file:
-        file.write(page)
+    title = f"{report['dataset']}, normal: {', '.join(report['normal'])}"
+    data = json.dumps(counted, separators=(",", ":"))
+    write_document(path, title, _lead(report, counted), sections, data, resource("page.js"))
 
 
 def _lead(report: dict, counted: dict) -> str:

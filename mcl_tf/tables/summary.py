@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mcl_tf.report.result_table import DEVIATION
 from mcl_tf.scoring import METHODS
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row
@@ -132,7 +133,7 @@ def _lines_of_variant(variant: dict, several: bool) -> list[tuple]:
 
 def _columns(names, several: bool) -> list[str]:
     headings = [TITLES.get(name, name) for name in names]
-    return [column for text in headings for column in ((text, f"{text}, std") if several else (text,))]
+    return [column for text in headings for column in ((text, text + DEVIATION) if several else (text,))]
 
 
 def _statistics(by_seed: dict[int, float]) -> dict:

@@ -8,13 +8,13 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 
 from mcl_tf import run_directory
+from mcl_tf.report.document import write_document
 from mcl_tf.report.markup import name, resource, text
 from mcl_tf.report.result_table import result_table
 from mcl_tf.scoring import METHODS
 from mcl_tf.tables import summary
 from mcl_tf.tables.files import Table
 from mcl_tf.tables.plans import Row
-from mcl_tf.utils.atomic import atomic_file
 
 
 def write_page(directory: pathlib.Path, table: Table, results: Mapping[Row, summary.Results]) -> None:
@@ -30,15 +30,12 @@ def write_page(directory: pathlib.Path, table: Table, results: Mapping[Row, summ
     """
     ablation = table.record["table"] == "ablation"
     bars = METHODS if ablation else (summary.TITLES["self_ensemble"],)
-    page = string.Template(resource("table.html")).substitute(
-        title=text(table.title),
-        style=resource("page.css"),
-        lead=_lead_of_ablation(table) if ablation else _lead(table),
+    sections = string.Template(resource("table.html")).substitute(
         results=result_table(table.columns, table.rows, bars),
         runs="".join(_runs(directory, row, found) for row, found in results.items()),
     )
-    with atomic_file(directory / run_directory.PAGE, encoding="utf-8", newline="\n") as file:
-        file.write(page)
+    lead = _lead_of_ablation(table) if ablation else _lead(table)
+    write_document(directory / run_directory.PAGE, table.title, lead, sections)
 
 
 def _lead(table: Table) -> str:
@@ -49,26 +46,26 @@ def _lead(table: Table) -> str:
     ranked = [row for row in record["rows"] if "self_ensemble" in row]
     several, one = {"classes": ("classes", "class"), "splits": ("splits", "split")}[record["table"]]
     what = f"{len(ranked)} {several}" if len(ranked) > 1 else f"one {one}"
-    means = {key: _with_deviation(value) for key, value in record["mean"].items()}
+    one_view, ensemble = (_with_deviation(record["mean"][key]) for key in ("one_view", "self_ensemble"))
     lead = (
         "<p>An anomaly scores higher than a normal image with a probability (AUROC) of "
-        f"<b>{means['self_ensemble']}</b>, the mean over {what}, with self-ensemble inference (SEI). "
-        f"With one view, it is {means['one_view']}."
+        f"<b>{ensemble}</b>, the mean over {what}, with self-ensemble inference (SEI). "
+        f"With one view, it is {one_view}."
     )
     if len(ranked) > 1:
         worst = next(row for row in ranked if row["name"] == record["worst"])
         lead += f" The worst {one} is <b>{name(worst['name'])}</b> with {worst['self_ensemble']['mean']:.4f}."
-    return f"{lead}{_best_baseline(means, record['mean'])}</p>{_note(record['seeds'])}"
+    return f"{lead}{_best_baseline(record['mean'])}</p>{_note(record['seeds'])}"
 
 
-def _best_baseline(means: Mapping[str, str], values: Mapping[str, dict]) -> str:
+def _best_baseline(means: Mapping[str, dict]) -> str:
     """Return what the best of the baselines has, if there are any."""
     baselines = [key for key in means if key in summary.TITLES and key not in ("one_view", "self_ensemble")]
     if not baselines:
         return ""
-    best = max(baselines, key=lambda key: values[key]["mean"])
+    best = max(baselines, key=lambda key: means[key]["mean"])
     _, method, features = summary.TITLES[best].split(", ")
-    return f" The best of the baselines, {method} on {features}, has {means[best]}."
+    return f" The best of the baselines, {method} on {features}, has {_with_deviation(means[best])}."
 
 
 def _lead_of_ablation(table: Table) -> str:
