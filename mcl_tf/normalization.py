@@ -50,7 +50,8 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
 
     `BatchNormalization(synchronized=True)` computes the moments with separate operations even on one device. This layer
     uses TensorFlow's fused kernel there, which makes a training step of the small encoder on two CPU cores a fifth
-    faster. Statistics and weights are float32, or float64 with that dtype; the output has the dtype of the input.
+    faster. With several replicas, it uses the kernel for fixed moments. Statistics and weights are float32, or float64
+    with that dtype; the output has the dtype of the input.
 
     Args:
       momentum: float, the share of the moving statistics that a step keeps.
@@ -72,35 +73,64 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
     def call(self, inputs, training=False, mask=None):
         """Normalize float [n, h, w, c]; with `training`, by the moments of the global batch."""
         del mask  # images have none
+        scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
         fusable = self.compute_dtype == "float32"
         if not training or not self.trainable:
-            moments = self.moving_mean, self.moving_variance
-            return self._fused(inputs, *moments, training=False)[0] if fusable else self._plain(inputs, *moments)
+            mean, variance = map(tf.convert_to_tensor, (self.moving_mean, self.moving_variance))
+            return (self._fused if fusable else self._plain)(inputs, scale, offset, mean, variance)
         replicas = Replicas.current()
         if replicas.count == 1 and fusable:
-            outputs, mean, unbiased = self._fused(inputs, tf.zeros([0]), tf.zeros([0]), training=True)[:3]
+            outputs, mean, unbiased = self._fused_with_moments(inputs, scale, offset)
         else:
             mean, variance, unbiased = _global_moments(tf.cast(inputs, self.compute_dtype), replicas)
-            outputs = self._plain(inputs, mean, variance)
+            normalize = self._fused_over_replicas if fusable else self._plain
+            outputs = normalize(inputs, scale, offset, mean, variance)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
             moving.assign(self.momentum * moving + (1.0 - self.momentum) * tf.stop_gradient(value))
         return tf.cast(outputs, inputs.dtype)
 
-    def _plain(self, inputs, mean, variance):
-        mean, variance, offset, scale = map(tf.convert_to_tensor, (mean, variance, self.beta, self.gamma))
+    def _plain(self, inputs, scale, offset, mean, variance):
         inputs = tf.cast(inputs, self.compute_dtype)
         return tf.nn.batch_normalization(inputs, mean, variance, offset, scale, self.epsilon)
 
-    def _fused(self, inputs, mean, variance, training):
-        return tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=tf.convert_to_tensor(mean),
-            variance=tf.convert_to_tensor(variance),
-            epsilon=self.epsilon,
-            is_training=training,
-        )
+    def _fused(self, inputs, scale, offset, mean, variance):
+        arrays = {"x": inputs, "scale": scale, "offset": offset, "mean": mean, "variance": variance}
+        return tf.raw_ops.FusedBatchNormV3(**arrays, epsilon=self.epsilon, is_training=False)[0]
+
+    def _fused_with_moments(self, inputs, scale, offset):
+        """Return the normalized inputs, their mean and their unbiased variance."""
+        arrays = {"x": inputs, "scale": scale, "offset": offset, "mean": tf.zeros([0]), "variance": tf.zeros([0])}
+        return tf.raw_ops.FusedBatchNormV3(**arrays, epsilon=self.epsilon, is_training=True)[:3]
+
+    def _fused_over_replicas(self, inputs, scale, offset, mean, variance):
+        """Normalize by the moments of the global batch; the gradient includes theirs."""
+        replicas = Replicas.current()
+
+        @tf.custom_gradient
+        def normalized(x, scale, offset):
+            def gradient(upstream):
+                # With fixed moments, the kernel gives upstream * scale / deviation, and the sums of this replica.
+                to_x, to_scale, to_offset, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=upstream,
+                    x=x,
+                    scale=scale,
+                    reserve_space_1=mean,
+                    reserve_space_2=variance,
+                    reserve_space_3=tf.zeros([0]),
+                    epsilon=self.epsilon,
+                    is_training=False,
+                )
+                count = _count(x) * replicas.count
+                mean_to_offset, mean_to_scale = tf.unstack(replicas.all_sum(tf.stack([to_offset, to_scale])) / count)
+                inverse = tf.math.rsqrt(variance + self.epsilon)
+                slope = scale * tf.square(inverse) * mean_to_scale
+                intercept = scale * inverse * mean_to_offset - slope * mean
+                to_moments = tf.cast(x, tf.float32) * slope + intercept
+                return to_x - tf.cast(to_moments, x.dtype), to_scale, to_offset
+
+            return self._fused(x, scale, offset, mean, variance), gradient
+
+        return normalized(inputs, scale, offset)
 
 
 def _float32_or_float64(dtype) -> str:
@@ -111,8 +141,13 @@ def _float32_or_float64(dtype) -> str:
 def _global_moments(x, replicas):
     """Return mean, variance and unbiased variance of x [n, h, w, c] over the equally large batches of all replicas."""
     axes = list(range(x.shape.rank - 1))
-    count = tf.cast(tf.size(x) / x.shape[-1], x.dtype) * replicas.count
+    count = tf.cast(_count(x), x.dtype) * replicas.count
     # Two passes over the data, like the fused kernel: E[x^2] - E[x]^2 would lose digits.
     mean = replicas.all_sum(tf.reduce_sum(x, axes)) / count
-    variance = replicas.all_sum(tf.reduce_sum(tf.square(x - mean), axes)) / count
+    variance = replicas.all_sum(tf.reduce_sum(tf.math.squared_difference(x, mean), axes)) / count
     return mean, variance, variance * count / (count - 1.0)
+
+
+def _count(x):
+    """Return the number of values of every channel of x [n, h, w, c], float32."""
+    return tf.cast(tf.size(x) // x.shape[-1], tf.float32)

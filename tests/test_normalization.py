@@ -65,22 +65,60 @@ def test_a_frozen_layer_uses_its_moving_statistics(rng):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_two_replicas_normalize_by_the_global_batch(dtype, rng, two_replicas):
-    x, tolerance = draw(rng, dtype), TOLERANCES[dtype]
-    one = SynchronizedBatchNormalization(dtype=dtype)
-    expected = one(tf.constant(x), training=True)
+    x, weights, tolerance = draw(rng, dtype), rng.normal(size=(6, 4, 4, 2)).astype(dtype), TOLERANCES[dtype]
+
+    def build():
+        layer = SynchronizedBatchNormalization(dtype=dtype)
+        layer.build(x.shape)
+        layer.set_weights(np.array([[1.5, 0.5], [0.1, -0.2], [2.5, 3.5], [3.0, 5.0]]))  # gamma, beta, mean, variance
+        return layer
+
+    def apply(layer, images, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = layer(images, training=True)
+            loss = tf.reduce_sum(tf.square(outputs) * weights)
+        return outputs, *tape.gradient(loss, [images, layer.gamma, layer.beta])
+
+    def share(values):
+        return two_replicas.experimental_distribute_values_from_function(
+            lambda context: tf.constant(values[3 * context.replica_id_in_sync_group :][:3])
+        )
+
+    one = build()
+    expected = apply(one, tf.constant(x), tf.constant(weights))
     with two_replicas.scope():
-        two = SynchronizedBatchNormalization(dtype=dtype)
-        two.build(x.shape)
-    parts = two_replicas.experimental_distribute_values_from_function(
-        lambda context: tf.constant(x[3 * context.replica_id_in_sync_group :][:3])
-    )
-    outputs = two_replicas.run(tf.function(lambda part: two(part, training=True)), [parts])
-    found = tf.concat(two_replicas.experimental_local_results(outputs), 0)
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+        two = build()
+    by_replica = two_replicas.run(tf.function(lambda *parts: apply(two, *parts)), [share(x), share(weights)])
+    outputs, to_x, to_gamma, to_beta = map(two_replicas.experimental_local_results, by_replica)
+    found = tf.concat(outputs, 0), tf.concat(to_x, 0), sum(to_gamma), sum(to_beta)
+    for value, exact in zip(found, expected, strict=True):
+        # Sums over 96 values, of a size of about 10, in another order.
+        np.testing.assert_allclose(value, exact, atol=10 * tolerance)
     for name in ("moving_mean", "moving_variance"):
         np.testing.assert_allclose(
             tf.convert_to_tensor(getattr(two, name)), tf.convert_to_tensor(getattr(one, name)), rtol=tolerance
         )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_two_replicas_take_inputs_of_low_precision(dtype, rng, two_replicas):
+    x, weights = (tf.constant(rng.normal(size=(6, 4, 4, 2)), dtype) for _ in range(2))
+    with two_replicas.scope():
+        layer = SynchronizedBatchNormalization()
+        layer.build(x.shape)
+
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(layer(images, training=True) * weights)
+        return tape.gradient(loss, images)
+
+    # Two replicas with the same images have the moments of one.
+    results = two_replicas.experimental_local_results(two_replicas.run(tf.function(gradient), [x]))
+    assert results[0].dtype == dtype
+    expected = gradient(x)
+    np.testing.assert_allclose(*(tf.cast(value, tf.float32) for value in (results[0], expected)), atol=0.05)
 
 
 def test_config_of_batch_normalization_round_trip():
