@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -28,8 +26,7 @@ class HeldFiles:
 
     def images_of(self, files):
         """Return the images of files, in their order: an array, or `StoredImages` that are not read yet."""
-        rows = self._numbers(files)
-        return self._images if np.array_equal(rows, np.arange(len(self._images))) else store.select(self._images, rows)
+        return store.select(self._images, self._numbers(files))
 
     def dataset(self, files, labels) -> tf.data.Dataset:
         """Return a dataset of (image uint8 [s, s, 3], label int64) of files, in their order.
@@ -38,11 +35,7 @@ class HeldFiles:
           files: their paths [m].
           labels: int64 [m].
         """
-        return store.as_dataset(self._reader, self._numbers(files), labels)
+        return store.as_dataset(store.reader(self._images), self._numbers(files), labels)
 
     def _numbers(self, files) -> np.ndarray:
         return np.array([self._rows[file] for file in files], np.int64)
-
-    @functools.cached_property
-    def _reader(self):
-        return store.reader(self._images)

@@ -74,7 +74,7 @@ class _KeptSource(Source):
     def __init__(self, original: Source, room: Room):
         super().__init__(original.name, original.class_names, original.image_shape)
         self._original, self._room = original, room
-        self._held: dict[tuple[str, int, str], tuple] = {}  # (images, labels, reader) by split, size and resize
+        self._held: dict[tuple[str, int, str], tuple] = {}  # (images, labels) by split, size and resize
 
     def read(self, split: str, classes=None) -> tf.data.Dataset:
         """See `Source.read`; these images are read again."""
@@ -83,21 +83,20 @@ class _KeptSource(Source):
     def hold(self, split: str, classes, size: int, resize: str, room: Room, watch=unwatched, max_unreadable=0.0):
         """See `Source.hold`."""
         del room, max_unreadable
-        images, labels, _ = self._whole(split, size, resize, watch)
+        images, labels = self._whole(split, size, resize, watch)
         rows = _rows_of(labels, classes)
         return store.select(images, rows), labels[rows]
 
     def prepared(self, split: str, classes, size: int, resize: str) -> tf.data.Dataset:
         """See `Source.prepared`."""
-        _, labels, read = self._whole(split, size, resize, tracked)
+        images, labels = self._whole(split, size, resize, tracked)
         rows = _rows_of(labels, classes)
-        return store.as_dataset(read, rows, labels[rows])
+        return store.as_dataset(store.reader(images), rows, labels[rows])
 
     def _whole(self, split: str, size: int, resize: str, watch):
         key = (split, size, resize)
         if key not in self._held:
-            images, labels = self._original.hold(split, None, size, resize, self._room, watch)
-            self._held[key] = images, labels, store.reader(images)
+            self._held[key] = self._original.hold(split, None, size, resize, self._room, watch)
         return self._held[key]
 
 

@@ -20,8 +20,8 @@ from mcl_tf.utils import memory
 
 BATCH = 64  # images that are read at a time
 _SHARE = 0.5  # of the free memory
-# Images are held, divided into those that are trained on and those held out, and copied by TensorFlow.
-_COPIES = 3
+# Images are held, and once more divided into those that are trained on and those held out.
+_COPIES = 2
 _logger = logging.getLogger(__name__)
 
 

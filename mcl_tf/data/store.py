@@ -104,12 +104,15 @@ class StoredImages:
 
 
 def select(images, chosen):
-    """Return some images of an array, or of `StoredImages` without reading them.
+    """Return some images of an array, or of `StoredImages` without reading them; all in their order without a copy.
 
     Args:
       images: uint8 [n, s, s, 3].
       chosen: numbers int [m], or a mask bool [n].
     """
+    everything = np.arange(len(images))
+    if np.array_equal(everything[chosen], everything):
+        return images
     return images.select(chosen) if isinstance(images, StoredImages) else images[chosen]
 
 
@@ -117,18 +120,15 @@ def reader(images) -> Callable:
     """Return a function from numbers int64 [m] to images uint8 [m, s, s, 3], both tensors, for the maps of a dataset.
 
     Args:
-      images: uint8 [n, s, s, 3], an array, which is copied once, or `StoredImages`.
+      images: uint8 [n, s, s, 3], an array or `StoredImages`.
     """
-    if isinstance(images, StoredImages):
 
-        def read(rows):
-            read_rows = tf.numpy_function(images.__getitem__, [rows], tf.uint8, stateful=False)
-            return tf.ensure_shape(read_rows, [rows.shape[0], *images.shape[1:]])
+    def read(rows):
+        # A constant of TensorFlow would hold the images a second time, and a third time while the dataset is optimized.
+        chosen = tf.numpy_function(images.__getitem__, [rows], tf.uint8, stateful=False)
+        return tf.ensure_shape(chosen, [rows.shape[0], *images.shape[1:]])
 
-        return read
-    with tf.device("CPU"):
-        constant = tf.constant(images)
-    return lambda rows: tf.gather(constant, rows)
+    return read
 
 
 def as_dataset(read: Callable, rows, *columns) -> tf.data.Dataset:

@@ -13,7 +13,7 @@ from tests.helpers import unreadable_images, visible_names
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 3), dtype=np.uint8)  # more than two batches
 LABELS = np.arange(150) % 7
-NEEDED = 3 * IMAGES.nbytes  # the images, their parts and TensorFlow's copy
+NEEDED = 2 * IMAGES.nbytes  # the images, and their parts that are trained on or held out
 
 
 def make_reading(key="", labelled=True, counted=True):

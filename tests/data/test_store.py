@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mcl_tf.data import store
 from mcl_tf.errors import UsageError
@@ -186,3 +187,12 @@ def test_of_two_that_need_it_at_once_one_writes_and_the_other_waits(tmp_path, li
         for found in (first, second):
             np.testing.assert_array_equal(found.result()[0], IMAGES)
     assert visible_names(tmp_path) == [KEY]
+
+
+def test_an_array_is_read_without_a_copy():
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    batches = tf.data.Dataset.range(3).map(lambda step: store.reader(images)(2 * step + tf.range(2, dtype=tf.int64)))
+    assert store.select(images, np.ones(6, bool)) is images
+    images[:] = np.arange(6)[:, None, None, None]
+    found = np.concatenate(list(batches.as_numpy_iterator()))
+    np.testing.assert_array_equal(found, images)
