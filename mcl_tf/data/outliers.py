@@ -94,10 +94,25 @@ def open_outliers(names, source: Source, normal, size: int, config: DataConfig, 
             normal_test = source.prepared("test", normal, size, config.resize)
             opened.append(synthetic.SyntheticSource(name, normal_test, channels, config.seed))
         else:
-            stored = name.removesuffix(UNRESIZED_SUFFIX)
-            if stored in synthetic.NAMES:
-                raise UsageError(f"Synthetic images have the network's size and are never resized. Received: {name}")
-            other = load(stored)
-            opened.append(UnresizedSource(other) if name.endswith(UNRESIZED_SUFFIX) else other)
+            opened.append(_open_dataset(name, load))
             opened[-1].divide([], config.seed, True)
     return opened
+
+
+def loader_of_outliers(load, data_dir: str):
+    """Return the function name -> source of `open_outliers`; `load` opens any dataset, see `load_source`."""
+    return lambda name: load(name, data_dir, ("test",), synthetic.NAMES)
+
+
+def check_outliers(names, load) -> None:
+    """Check that datasets of anomalies can be opened; for the arguments and errors see `open_outliers`."""
+    for name in names:
+        if name not in synthetic.NAMES:
+            _open_dataset(name, load)
+
+
+def _open_dataset(name: str, load) -> Source:
+    stored = name.removesuffix(UNRESIZED_SUFFIX)
+    if stored in synthetic.NAMES:
+        raise UsageError(f"Synthetic images have the network's size and are never resized. Received: {name}")
+    return UnresizedSource(load(stored)) if name.endswith(UNRESIZED_SUFFIX) else load(stored)

@@ -15,11 +15,10 @@ from mcl_tf import views
 from mcl_tf.config import DataConfig
 from mcl_tf.data.detail import SAMPLE, warn_of_lost_detail
 from mcl_tf.data.folders import class_list, has_number_names
-from mcl_tf.data.outliers import open_outliers, outlier_names
+from mcl_tf.data.outliers import loader_of_outliers, open_outliers, outlier_names
 from mcl_tf.data.room import Reading, Room, unwatched
 from mcl_tf.data.source import Source
 from mcl_tf.data.sources import load_source
-from mcl_tf.data.synthetic import NAMES
 from mcl_tf.errors import UsageError
 
 MIN_SIZE, MAX_SIZE, MAX_DETAIL = 16, 224, 256  # limits of a side if none is given; of the network and of the texture
@@ -146,7 +145,7 @@ def build_task(
     reading = (size, config.resize, room or Room(), watch, config.max_unreadable)
     if source.files("test"):  # a damaged file would otherwise end the run after its training
         source.hold("test", None, *reading)
-    others = open_outliers(outliers, source, normal, size, config, lambda name: load(name, data_dir, ("test",), NAMES))
+    others = open_outliers(outliers, source, normal, size, config, loader_of_outliers(load, data_dir))
     for other in others:
         if other.files("test"):
             other.hold("test", None, *reading)

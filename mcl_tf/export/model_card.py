@@ -44,6 +44,7 @@ def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
         "loss": config.loss.loss if trained else None,
         "rotations": trained and config.augmentation.rotations,
         "views": scorer.view_count,
+        "view_area": config.scoring.view_area,
         "embedding": config.scoring.embedding,
         "evidence": scorer.evidence,
         "score": config.scoring.score,

@@ -15,6 +15,7 @@ import tensorflow as tf
 from mcl_tf import experiment, run_directory
 from mcl_tf.config import Config
 from mcl_tf.data.kept import KeptSources
+from mcl_tf.data.outliers import check_outliers, loader_of_outliers, outlier_names
 from mcl_tf.data.source import Source
 from mcl_tf.errors import UsageError
 from mcl_tf.run_record import CONFIG, holds_run, with_run_directory
@@ -53,6 +54,7 @@ def run(config: Config, options: TableOptions) -> Table:
     kept = KeptSources(config)
     source = kept.load(config.data.dataset, config.run.data_dir)
     rows = plans.make_rows(config, options, source.class_names, source.train_classes())
+    check_outliers(outlier_names(config.data.anomaly_dataset), loader_of_outliers(kept.load, config.run.data_dir))
     _report_left_out(source)
     record = _record(config, options)
     directory = _claim(config, record)

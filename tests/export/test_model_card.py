@@ -22,7 +22,7 @@ def test_describes_the_model(tiny_export, tiny_detector):
     assert card["labelled"] is True
     assert (card["encoder"], card["image_size"], card["views"], card["method"]) == ("small", 16, 8, "weighted")
     assert (card["embedding"], card["evidence"], card["score"], card["restarts"]) == ("stages", True, "image", 0)
-    assert (card["loss"], card["rotations"]) == ("masked", True)
+    assert (card["loss"], card["rotations"], card["view_area"]) == ("masked", True, 1.0)
     assert card["export_precision"] == "float32"
     assert len(tiny_detector.calibration_scores_) < 19
     assert card["threshold"] == {

@@ -126,6 +126,15 @@ def test_other_contents_of_the_directory_are_refused(name, contents, message, co
     assert read_files(tmp_path / "t") == {name: contents.encode()}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("no_such_set", "no_such_set"), ("blobs+unresized", "never resized"), ("blobs,", "commas")]
+)
+def test_an_unknown_set_of_anomalies_is_refused_before_the_first_run(name, message, config, runs):
+    with pytest.raises(UsageError, match=message):
+        runner.run(config.replace(anomaly_dataset=name), TableOptions())
+    assert runs[0] == []
+
+
 def test_other_options_are_refused_before_the_first_run(config, runs):
     runner.run(config, TableOptions())
     with pytest.raises(UsageError, match="another configuration .epochs: 0, not 1"):
