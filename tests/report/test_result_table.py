@@ -8,7 +8,7 @@ COLUMNS = ("normal", "AUROC", "AUROC, std", "images", "note")
 
 
 def test_a_number_has_its_deviation_beside_it():
-    html = result_table(COLUMNS, [("a", 0.98764, 0.01, 12, None), ("mean", 0.5, None, None, "x")], bars=["AUROC"])
+    html = result_table(COLUMNS, [("mean", 0.98764, 0.01, 12, None), ("mean", 0.5, None, None, "x")], bars=["AUROC"])
     assert re.findall(r'<th scope="col">(.*?)</th>', html) == ["normal", "AUROC", "images", "note"]
     assert re.findall(r"<span>(.*?)</span>", html) == ["0.9876 <small>± 0.0100</small>", "0.5000"]
     assert re.findall(r"width:([\d.]+)%", html) == ["98.76", "50.00"]
