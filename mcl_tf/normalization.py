@@ -120,7 +120,7 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
                     epsilon=self.epsilon,
                     is_training=False,
                 )
-                count = _count(x) * replicas.count
+                count = tf.cast(_count(x, replicas), tf.float32)
                 mean_to_offset, mean_to_scale = tf.unstack(replicas.all_sum(tf.stack([to_offset, to_scale])) / count)
                 inverse = tf.math.rsqrt(variance + self.epsilon)
                 slope = scale * tf.square(inverse) * mean_to_scale
@@ -141,13 +141,13 @@ def _float32_or_float64(dtype) -> str:
 def _global_moments(x, replicas):
     """Return mean, variance and unbiased variance of x [n, h, w, c] over the equally large batches of all replicas."""
     axes = list(range(x.shape.rank - 1))
-    count = tf.cast(_count(x), x.dtype) * replicas.count
+    count = tf.cast(_count(x, replicas), x.dtype)
     # Two passes over the data, like the fused kernel: E[x^2] - E[x]^2 would lose digits.
     mean = replicas.all_sum(tf.reduce_sum(x, axes)) / count
     variance = replicas.all_sum(tf.reduce_sum(tf.math.squared_difference(x, mean), axes)) / count
     return mean, variance, variance * count / (count - 1.0)
 
 
-def _count(x):
-    """Return the number of values of every channel of x [n, h, w, c], float32."""
-    return tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+def _count(x, replicas):
+    """Return the number of values of every channel of x [n, h, w, c] over all replicas."""
+    return tf.size(x) // x.shape[-1] * replicas.count
