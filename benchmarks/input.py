@@ -136,10 +136,9 @@ def folder_sides(directory: pathlib.Path):
 
     `decode` drops the images, `kept` keeps them.
     """
-    import numpy as np
     import tensorflow as tf
 
-    from mcl_tf.data.room import Room
+    from mcl_tf.data.room import BATCH, Room, joined
     from mcl_tf.data.sources import FolderSource
 
     encoded = []
@@ -152,16 +151,10 @@ def folder_sides(directory: pathlib.Path):
     def read(size):
         return len(FolderSource(str(directory), ("train",)).hold("train", None, size, "squeeze", Room())[0])
 
-    def keep(batches):
-        images, filled = np.empty((FILES, FILE_SIZE, FILE_SIZE, 3), np.uint8), 0
-        for batch in batches.as_numpy_iterator():
-            images[filled : filled + len(batch)] = batch
-            filled += len(batch)
-
     decoded = tf.data.Dataset.from_tensor_slices(encoded).map(tf.io.decode_jpeg, tf.data.AUTOTUNE)
-    batches = decoded.batch(64).prefetch(2)
+    batches = decoded.batch(BATCH).prefetch(2)
     return {
-        "kept": lambda: keep(batches),
+        "kept": lambda: joined(batches.as_numpy_iterator(), FILES, FILE_SIZE),
         "read": lambda: read(FILE_SIZE),
         "resized": lambda: read(FILE_SIZE // 2),
         "decode": lambda: drain(decoded),

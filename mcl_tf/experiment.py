@@ -171,8 +171,7 @@ def held_out_images(config: Config, task: Task) -> tf.data.Dataset:
     held_out = np.flatnonzero(select_held_out(task.train_labels, config))
     names = [task.train_names[i] if task.train_names else f"{config.data.dataset}/train/{i}" for i in held_out]
     class_names = np.array(task.class_names)[task.train_labels[held_out]]
-    read = store.reader(store.select(task.train, held_out))
-    return store.as_dataset(read, np.arange(len(held_out)), np.zeros(len(held_out), bool), names, class_names)
+    return store.as_dataset(task.train, held_out, np.zeros(len(held_out), bool), names, class_names)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class HeldFiles:
           files: their paths [m].
           labels: int64 [m].
         """
-        return store.as_dataset(store.reader(self._images), self._numbers(files), labels)
+        return store.as_dataset(self._images, self._numbers(files), labels)
 
     def _numbers(self, files) -> np.ndarray:
         return np.array([self._rows[file] for file in files], np.int64)

@@ -91,7 +91,7 @@ class _KeptSource(Source):
         """See `Source.prepared`."""
         images, labels = self._whole(split, size, resize, tracked)
         rows = _rows_of(labels, classes)
-        return store.as_dataset(store.reader(images), rows, labels[rows])
+        return store.as_dataset(images, rows, labels[rows])
 
     def _whole(self, split: str, size: int, resize: str, watch):
         key = (split, size, resize)

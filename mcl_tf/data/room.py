@@ -104,7 +104,7 @@ class Room:
             if reading.count is None:
                 held = self._hold_unknown(reading, images, labels)
             elif self._fits(reading, reading.count):
-                held = _joined(images, reading.count, reading.size)
+                held = joined(images, reading.count, reading.size)
             else:
                 held = self._store(reading, images, labels)
         if not isinstance(held, StoredImages):
@@ -176,7 +176,7 @@ def _images_of(batches: Iterable, labels: list[np.ndarray]) -> Iterator[np.ndarr
         yield images
 
 
-def _joined(batches: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
+def joined(batches: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
     """Join batches in place, because joining takes as long as decoding."""
     images = np.empty((count, size, size, 3), np.uint8)
     filled = 0

@@ -131,14 +131,15 @@ def reader(images) -> Callable:
     return read
 
 
-def as_dataset(read: Callable, rows, *columns) -> tf.data.Dataset:
+def as_dataset(images, rows, *columns) -> tf.data.Dataset:
     """Return a dataset of single images with one value of every column.
 
     Args:
-      read: the result of `reader`.
+      images: uint8 [n, s, s, 3], an array or `StoredImages`.
       rows: int64 [m], the numbers of the images.
       *columns: arrays [m].
     """
+    read = reader(images)
     chosen = tf.data.Dataset.from_tensor_slices((np.asarray(rows, np.int64), *columns))
     return chosen.map(lambda row, *values: (read(row[None])[0], *values), tf.data.AUTOTUNE, deterministic=True)
 

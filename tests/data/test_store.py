@@ -57,7 +57,7 @@ def test_a_dataset_reads_the_same_rows_from_a_file_and_from_memory(stored):
     rows = np.array([9, 0, 9])
     for images in (stored, IMAGES):
         np.testing.assert_array_equal(store.reader(images)(rows), IMAGES[rows])
-        data = list(store.as_dataset(store.reader(images), rows, ["a", "b", "c"]).as_numpy_iterator())
+        data = list(store.as_dataset(images, rows, ["a", "b", "c"]).as_numpy_iterator())
         np.testing.assert_array_equal([image for image, _ in data], IMAGES[rows])
         assert [name for _, name in data] == [b"a", b"b", b"c"]
 
