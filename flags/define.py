@@ -44,7 +44,7 @@ def _define_one(field: dataclasses.Field, text: str) -> None:
     elif isinstance(default, int):
         flags.DEFINE_integer(field.name, default, text)
     else:
-        flags.DEFINE_string(field.name, default, text)
+        flags.DEFINE_string(field.name, None if default is None else str(default), text)
 
 
 def _validator(field: dataclasses.Field):
@@ -73,6 +73,8 @@ def _parse(constraint, text: str) -> Any:
             return None
         values = (_parse(member, text) for member in constraint.constraints)
         return next((value for value in values if constraint.accepts(value)), text)
+    if isinstance(constraint, ListOf):
+        return tuple(_parse(constraint.item, item.strip()) for item in text.split(","))
     if isinstance(constraint, Interval):
         try:
             return constraint.type(text)

@@ -8,7 +8,8 @@ define(
     views="Number of views per image at test time: 8 (rotations and flips), 4 (rotations), 2 (plain and flipped) or 1 "
     "(the image alone). 0 chooses 8, or 2 for a frozen encoder, which knows no rotations.",
     view_area="Share of the area of an image that its views show, in the centre. Less than 1 suits objects that are in "
-    "the centre: a network that is trained on crops sees them at the size that it knows.",
+    "the centre: a network that is trained on crops sees them at the size that it knows. With several shares, e.g. "
+    "1,0.5, the embedding of a view is the mean over all of them, and scoring takes as many times as long.",
     method="How the distances of an image's views become its score: harmonic mean, sum or minimum; `mean` is "
     "the paper's name for the sum.",
     embedding="What the Gaussians are fitted to: statistics of all stages of the encoder (of a pretrained one, the "

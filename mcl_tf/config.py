@@ -151,7 +151,9 @@ class ScoringConfig:
     """Gaussians and self-ensemble inference."""
 
     views: int = _choice(0, 0, 1, 2, 4, 8)
-    view_area: float = _number(1.0, 0.01, 1.0)
+    view_area: float | tuple[float, ...] = _field(
+        1.0, AnyOf(Interval(float, 0.01, 1.0), ListOf(Interval(float, 0.01, 1.0)))
+    )
     method: str = _choice("weighted", "weighted", "sum", "mean", "min")
     embedding: str = _choice("stages", "stages", "encoder", "projection")
     evidence: bool = _boolean(True)
@@ -161,6 +163,11 @@ class ScoringConfig:
     )
     pass_rate: float = _number(0.95, 0.0, 1.0)
     scoring_batch_size: int = _integer(128, 1, 65536)
+
+    @property
+    def view_areas(self) -> tuple[float, ...]:
+        """All areas of `view_area`."""
+        return self.view_area if isinstance(self.view_area, tuple) else (self.view_area,)
 
 
 @dataclasses.dataclass(frozen=True)

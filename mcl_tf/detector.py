@@ -140,10 +140,10 @@ class AnomalyDetector:
             self.__dict__.pop(name, None)
         # The places of an encoder that is trained on few images from scratch tell less than their texture.
         with_patches = self.config.scoring.score != "image" and is_pretrained(self.config.model)
-        if with_patches and self.config.scoring.view_area < 1.0:
+        if with_patches and 1.0 not in self.config.scoring.view_areas:
             raise UsageError(
-                "With a pretrained encoder, the local score looks at all places of an image. view_area must then be 1. "
-                f"Received: {self.config.scoring.view_area}"
+                "With a pretrained encoder, the local score looks at all places of an image. view_area must then be 1, "
+                f"or have it among others. Received: {self.config.scoring.view_area}"
             )
         normal = NormalImages.collect(images, labels, class_names, self.config)
         config = self.config.replace(labelled=len(normal.class_names) > 1)

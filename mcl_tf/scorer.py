@@ -139,12 +139,18 @@ class SelfEnsembleScorer(tf.keras.Model):
         return embeddings[:length], None if features is None else features[:length]
 
     def embed_floats(self, images, count: int):
-        """Embed the views of images float32 [n, s, s, 3] in [0, 1], n at least 1, see `embed_views`."""
-        inputs = views.self_ensemble_views(views.central(images, self.config.view_area), count)
-        outputs = tf.nest.flatten(self.network(inputs, training=False))
-        outputs = [tf.reshape(output, [-1, count, *output.shape[1:]]) for output in outputs]
-        embeddings = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)
-        return embeddings, outputs[1] if self.patches is not None else None
+        """Embed the views of images float32 [n, s, s, 3] in [0, 1], n at least 1, see `embed_views`.
+
+        The embedding of a view is the mean over all areas that it shows, normalized again.
+        """
+        areas = self.config.view_areas
+        shown = tf.concat([views.self_ensemble_views(views.central(images, area), count) for area in areas], 0)
+        outputs = tf.nest.flatten(self.network(shown, training=False))
+        outputs = [tf.reshape(output, [len(areas), -1, count, *output.shape[1:]]) for output in outputs]
+        of_areas = tf.math.l2_normalize(tf.cast(outputs[0], tf.float32), axis=-1)
+        one = len(areas) == 1
+        embeddings = of_areas[0] if one else tf.math.l2_normalize(tf.reduce_sum(of_areas, axis=0), axis=-1)
+        return embeddings, None if self.patches is None else outputs[1][areas.index(1.0)]
 
     def distances(self, images):
         """Compute the distances of one batch of images.
@@ -268,7 +274,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         free = memory.available()
         size = self.config.scoring_batch_size
         if free is not None and not tf.config.list_logical_devices("GPU"):
-            per_image = 0 if self.network is None else count * memory.inference_bytes_per_view(self.network)
+            shown = count * len(self.config.view_areas)
+            per_image = 0 if self.network is None else shown * memory.inference_bytes_per_view(self.network)
             per_image += sum(part.bytes_per_image for part in (self.texture, self.patches) if part is not None)
             size = min(size, int(_SHARE * free / per_image))
         return parallel.per_thread(max(size, 1))

@@ -271,7 +271,8 @@ def test_differences_are_those_of_the_values_in_force(mine, theirs, expected):
 
 def test_json_round_trip():
     changed = Config().replace(**{name: other_value(name) for name in FIELDS})
-    for config in (Config(), changed, Config().replace(temperature=0.1 + 0.2, shrinkage=0.1, normal=["a", "ü"])):
+    numbers = Config().replace(temperature=0.1 + 0.2, shrinkage=0.1, normal=["a", "ü"], view_area=[1.0, 0.25])
+    for config in (Config(), changed, numbers):
         text = config.to_json()
         assert Config.from_json(text) == config
         assert set(json.loads(text)) == set(GROUPS)

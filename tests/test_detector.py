@@ -511,14 +511,50 @@ def test_views_of_the_centre(tmp_path):
     np.testing.assert_array_equal(mcl_tf.AnomalyDetector.load(tmp_path / "detector").decision_function(framed), scores)
 
 
-def test_places_of_a_pretrained_encoder_need_the_whole_image(tmp_path):
+@pytest.fixture
+def encoder_file(tmp_path):
+    """A tiny encoder in a file, whose places the local score sees."""
     layers = tf.keras.layers
     inputs = layers.Input((16, 16, 3))
-    encoder = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, 2)(inputs)))
+    encoder = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, 8, padding="same")(inputs)))
     encoder.save(tmp_path / "encoder.keras")
-    detector = mcl_tf.AnomalyDetector(encoder=str(tmp_path / "encoder.keras"), epochs=0, score="both", view_area=0.5)
-    with pytest.raises(mcl_tf.UsageError, match=r"view_area must then be 1\. Received: 0.5"):
+    return str(tmp_path / "encoder.keras")
+
+
+@pytest.mark.parametrize("area", [0.5, (0.5, 0.25)])
+def test_places_of_a_pretrained_encoder_need_the_whole_image(area, encoder_file):
+    detector = mcl_tf.AnomalyDetector(encoder=encoder_file, epochs=0, score="both", view_area=area)
+    message = "view_area must then be 1, or have it among others. Received: " + re.escape(str(area))
+    with pytest.raises(mcl_tf.UsageError, match=message):
         detector.fit(noise(COUNT))
+
+
+def test_places_are_those_of_the_whole_image(encoder_file):
+    options = {"encoder": encoder_file, "freeze_encoder": True, "score": "both", "image_size": 16}
+    whole, several = (
+        mcl_tf.AnomalyDetector(**options, view_area=area).fit(noise(COUNT)).scorer_ for area in (1.0, (0.5, 1.0))
+    )
+    images = noise(4, seed=1)
+    parts, expected = several.measure_parts(images)[2], whole.measure_parts(images)[2]
+    np.testing.assert_allclose(parts["places"], expected["places"], rtol=1e-5)
+    assert np.abs(parts["distance"] - expected["distance"]).max() > 0.01
+
+
+def test_views_of_several_areas(tmp_path):
+    """The area of 0.25 counts beside the whole image; what is saved has both."""
+    detector = make_detector(view_area=(1.0, 0.25)).fit(noise(COUNT))
+    images = noise(6, seed=1)
+    assert detector.distances(images).shape == (6, 8, 1)
+    scores = detector.decision_function(images)
+    framed = images.copy()
+    framed[:, :4] = 0
+    assert np.abs(detector.decision_function(framed) - scores).min() > 1e-3
+    heat = detector.explain(images)["heat_map"]
+    assert np.ptp(heat[:, :4]) > 0
+    detector.save(tmp_path / "detector")
+    loaded = mcl_tf.AnomalyDetector.load(tmp_path / "detector")
+    assert loaded.config.scoring.view_area == (1.0, 0.25)
+    np.testing.assert_array_equal(loaded.decision_function(images), scores)
 
 
 @pytest.mark.parametrize("held_out_count", [1, 12])

@@ -100,6 +100,9 @@ def test_command_lines(arguments, expected):
         ("--shrinkage=much", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "much"]),
         ("--shrinkage=1.5", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "1.5"]),
         ("--shrinkage=nan", ["shrinkage", "ledoit_wolf, none or a number from 0 to 1", "nan"]),
+        ("--view_area=2", ["view_area", "a number from 0.01 to 1 or a list, each item a number from 0.01 to 1", "2"]),
+        ("--view_area=1,0.5,0", ["view_area", "a list", "1,0.5,0"]),
+        ("--view_area=1,,0.5", ["view_area", "a list", "1,,0.5"]),
         ("--normal=", ["normal"]),
         ("--serving_batch_sizes=1,many", ["serving_batch_sizes", "an integer from 1 to 4096", "many"]),
         ("--normal=1,,2", ["normal"]),
@@ -124,6 +127,8 @@ def test_wrong_flags_are_refused_by_name_and_range(argument, words):
         ("beta", None, None),
         ("beta", "2", 2.0),
         ("beta", 2.0, 2.0),
+        ("view_area", "0.5", 0.5),
+        ("view_area", "1, 0.5", (1.0, 0.5)),
         ("normal", ["a ", " b"], ("a", "b")),
         ("serving_batch_sizes", ["8", " 32"], (8, 32)),
         ("dataset", "0.5", "0.5"),  # a string that looks like a number

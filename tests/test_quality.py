@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
+from benchmarks.measure import run_in_process
+from mcl_tf.config import Config
+from mcl_tf.tables import plans
 
 # Two classes and two seeds of one preset, and the features, which depend on neither.
 KEY = {"dataset": "cifar10", "preset": "quick", "options": ""}
@@ -154,7 +157,7 @@ def test_distances_to_the_nearest_images_find_anomalies(rng):
     test = np.concatenate([rng.integers(90, 110, (10, 16, 16, 3)), rng.integers(20, 220, (10, 16, 16, 3))])
     rows = [(image.astype(np.uint8), False, "", b"") for image in test]
     task = types.SimpleNamespace(train=train, test=types.SimpleNamespace(as_numpy_iterator=lambda: iter(rows)))
-    scores = quality._features(task)
+    scores, _ = quality._features(None, task)
     assert set(scores) == {"grey levels", "HOG"}
     for values in scores.values():
         assert values[10:].min() > values[:10].max()
@@ -163,6 +166,25 @@ def test_distances_to_the_nearest_images_find_anomalies(rng):
 def test_auroc_by_hand():
     # Of the pairs (anomaly, normal), 3 > 2, 3 > 0 and 1 > 0 are in order, 1 < 2 is not.
     assert quality._auroc([True, False, True, False], [3.0, 2.0, 1.0, 0.0]) == 0.75
+
+
+# Other losses than the product's.
+
+TRAINING = ("--normal=0,1,2,3,4,5", "--encoder=small", "--width=0.5", "--projection_hidden=16", "--dataset=digits")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "names"),
+    [("classifier", ("--labelled", "--epochs=40"), {"confidence"}), ("rotation", ("--epochs=4",), {"score"})],
+)
+def test_other_losses_are_trained_and_scored(method, options, names):
+    arguments = [*TRAINING, *options, "--batch_size=64", "--learning_rate=0.3"]
+    result = run_in_process(quality.run, method, arguments)
+    assert set(result["auroc"]) == names
+    assert result["seconds"] > 0.0
+    if method == "classifier":  # 160 steps suffice; four digits are unknown
+        assert result["auroc"]["confidence"] > 0.8
+        assert "by_kind" not in result
 
 
 # Resumption.
@@ -226,6 +248,16 @@ def test_other_options_are_measured_again(measure):
 
 def test_all_ten_classes_are_measured_by_default(measure):
     assert [normal for _, normal, _ in measure("--seeds=1", "--methods=mcl")] == [str(n) for n in range(10)]
+
+
+def test_splits_are_those_of_a_table(measure):
+    found = [normal for _, normal, _ in measure("--splits=3", "--seeds=1", "--methods=mcl")]
+    options = plans.TableOptions(splits=3, known_classes=6)
+    rows = plans.make_rows(Config(), options, [str(number) for number in range(10)], range(10))
+    assert found == [",".join(row.normal) for row in rows]
+    assert len(set(found)) == 3
+    # A further split adds a run and repeats none.
+    assert len(measure("--splits=4", "--seeds=1", "--methods=mcl")) == 1
 
 
 def test_other_results_do_not_change_the_table(measure, monkeypatch, tmp_path):

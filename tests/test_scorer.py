@@ -70,6 +70,18 @@ def test_embeddings_are_those_of_the_views(count):
         np.testing.assert_allclose(found[i], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [8, 2])
+@pytest.mark.parametrize("areas", [(1.0, 0.5), (0.25, 1.0, 0.5)])
+def test_the_embedding_of_several_areas_is_the_normalized_mean_of_theirs(areas, count):
+    images = draw_images(5)
+    several = make_scorer(view_area=areas).embed(images, count)
+    each = [make_scorer(view_area=area).embed(images, count).numpy() for area in areas]
+    assert np.abs(each[0] - each[1]).max() > 0.1
+    total = np.sum(each, axis=0)
+    # The sum of three vectors of length 1, rounded to float32 on both sides.
+    np.testing.assert_allclose(several, total / np.linalg.norm(total, axis=-1, keepdims=True), atol=1e-6)
+
+
 def test_embed_prepares_images_of_other_sizes_and_channels():
     scorer, images = make_scorer(), draw_images(3, shape=(13, 10, 4))
     expected = scorer.embed(views.prepare(images, SIZE), 8)
