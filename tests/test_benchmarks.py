@@ -3,9 +3,10 @@
 import importlib
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import growth, measure
+from benchmarks import folders, growth, measure
 from benchmarks.measure import Row
 
 SECONDS = {"whole": [0.2, 0.5, 0.3], "bare": [0.1, 0.2, 0.2]}  # of three rounds
@@ -79,3 +80,32 @@ def test_every_benchmark_has_a_module_with_rows():
     command = importlib.import_module("benchmarks.__main__")
     for name in command.BENCHMARKS.values():
         assert callable(importlib.import_module(f"benchmarks.{name}").rows)
+
+
+# Folders to measure on.
+
+
+def test_a_spot_is_round_and_has_the_contrast_of_its_place(rng):
+    image, spot = rng.normal(100.0, 20.0, (96, 96)), rng.normal(10.0, 1.0, (folders.SPOT, folders.SPOT))
+    changed = folders._with_spot(image.copy(), spot, rng)
+    rows, columns = np.nonzero(changed != image)
+    assert len(rows) == pytest.approx(np.pi * (folders.SPOT / 2) ** 2, rel=0.05)
+    assert (np.ptp(rows), np.ptp(columns)) == (folders.SPOT - 1, folders.SPOT - 1)
+    # A few hundred pixels of a place of 100 +- 20; the spot had 10 +- 1.
+    inside = changed[rows, columns]
+    assert inside.mean() == pytest.approx(100.0, abs=5.0)
+    assert inside.std() == pytest.approx(20.0, rel=0.2)
+
+
+@pytest.mark.parametrize(("defect", "size"), [("scratch", 20), ("chipped", 60)])
+def test_a_defect_changes_a_small_part_of_a_ring(defect, size):
+    good, bad = (folders._ring(np.random.default_rng(3), kind) for kind in ("", defect))
+    # Both have the same noise.
+    changed = np.abs(good - bad).max(axis=-1) > 1.0
+    assert size / 2 < changed.sum() < 3 * size
+
+
+def test_fives_are_normal(tmp_path):
+    folders._fives(tmp_path)
+    counts = {str(f.relative_to(tmp_path)): len(list(f.glob("*.png"))) for f in tmp_path.glob("*/*")}
+    assert counts == {"train/good": 120, "test/good": 62, "test/other": 202}  # 182 of 1,797 digits are fives
