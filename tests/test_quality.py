@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import quality
+from benchmarks import quality, quality_methods
 from benchmarks.measure import run_in_process
 from mcl_tf.config import Config
 from mcl_tf.tables import plans
@@ -106,7 +106,7 @@ def test_the_table_in_the_repository_is_that_of_the_results():
 
 def test_grey_levels_match_numpy(rng):
     images = rng.integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
-    found = quality._grey_levels(images)
+    found = quality_methods.grey_levels(images)
     for image, row in zip(images, found, strict=True):
         grey = np.array([sum(map(float, pixel)) / 3 for pixel in image.reshape(-1, 3)])
         expected = [grey.mean(), grey.std(), *np.percentile(grey, (1, 5, 25, 50, 75, 95, 99))]
@@ -126,7 +126,7 @@ def test_grey_levels_match_numpy(rng):
 def test_the_orientation_of_a_ramp_is_that_of_its_gradient(direction, bin_):
     rows, columns = np.mgrid[:16, :16] - 8
     ramp = 128 + 5 * (direction[0] * rows + direction[1] * columns)
-    found = quality._hog(np.repeat(ramp[None, ..., None], 3, -1).astype(np.uint8), cells=4).reshape(16, 9)
+    found = quality_methods.hog(np.repeat(ramp[None, ..., None], 3, -1).astype(np.uint8), cells=4).reshape(16, 9)
     assert (found.argmax(1) == bin_).all()
     np.testing.assert_allclose(np.delete(found, bin_, axis=1), 0.0, atol=1e-6)
     assert (found[:, bin_] > 0.9).all()  # normalized per cell
@@ -136,20 +136,20 @@ def test_features_of_a_cell_do_not_depend_on_the_others(rng):
     images = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
     changed = images.copy()
     changed[:, 8:, 8:] = 255 - changed[:, 8:, 8:] // 2
-    before, after = (quality._hog(x, cells=2).reshape(2, 2, 9) for x in (images, changed))
+    before, after = (quality_methods.hog(x, cells=2).reshape(2, 2, 9) for x in (images, changed))
     np.testing.assert_array_equal(after[0, 0], before[0, 0])
     assert np.abs(after[1, 1] - before[1, 1]).max() > 0.01
 
 
 def test_constant_images_have_features_of_zero():
-    assert not quality._hog(np.full((2, 16, 16, 3), 77, np.uint8)).any()
+    assert not quality_methods.hog(np.full((2, 16, 16, 3), 77, np.uint8)).any()
 
 
 @pytest.mark.parametrize("side", [32, 35])
 def test_features_have_one_number_per_cell_and_bin(side, rng):
     """Pixels beyond a whole number of cells are left out."""
     images = rng.integers(0, 256, (3, side, side, 3), dtype=np.uint8)
-    assert quality._hog(images).shape == (3, 8 * 8 * 9)
+    assert quality_methods.hog(images).shape == (3, 8 * 8 * 9)
 
 
 def test_distances_to_the_nearest_images_find_anomalies(rng):
@@ -157,7 +157,7 @@ def test_distances_to_the_nearest_images_find_anomalies(rng):
     test = np.concatenate([rng.integers(90, 110, (10, 16, 16, 3)), rng.integers(20, 220, (10, 16, 16, 3))])
     rows = [(image.astype(np.uint8), False, "", b"") for image in test]
     task = types.SimpleNamespace(train=train, test=types.SimpleNamespace(as_numpy_iterator=lambda: iter(rows)))
-    scores, _ = quality._features(None, task)
+    scores, _ = quality_methods.features(None, task)
     assert set(scores) == {"grey levels", "HOG"}
     for values in scores.values():
         assert values[10:].min() > values[:10].max()
