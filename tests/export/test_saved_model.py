@@ -218,8 +218,7 @@ def test_graph_holds_one_network_and_nothing_of_training(saved_model, tiny_detec
 
 KINDS = {
     "paper": {"evidence": False, "embedding": "encoder"},
-    "one view": {"views": 1, "view_area": 0.6},
-    "several areas": {"view_area": (0.8, 0.4)},
+    "one view": {"views": 1, "view_area": (0.8, 0.4)},
     "local": {"score": "local", "detail_size": 24},
     "both": {"score": "both", "detail_size": 24},
     "frozen, both": {"freeze_encoder": True, "score": "both", "detail_size": 24},
