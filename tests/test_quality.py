@@ -1,4 +1,4 @@
-"""The comparison of benchmarks/quality.py: its table, its simple features and its resumption; nothing is trained."""
+"""The comparison of benchmarks/quality.py: its table, its methods and its resumption."""
 
 import json
 import re
