@@ -62,8 +62,12 @@ def to_field(field: dataclasses.Field, value: Any) -> Any:
     """Convert a flag's value to the field's: lists to tuples, strings to numbers or None if possible."""
     constraint = field.metadata["constraint"]
     if isinstance(constraint, ListOf):
-        return tuple(_parse(constraint.item, item.strip()) for item in value)
+        return _parse_items(constraint, value)
     return _parse(constraint, value) if isinstance(value, str) else value
+
+
+def _parse_items(constraint: ListOf, items) -> tuple:
+    return tuple(_parse(constraint.item, item.strip()) for item in items)
 
 
 def _parse(constraint, text: str) -> Any:
@@ -74,7 +78,7 @@ def _parse(constraint, text: str) -> Any:
         values = (_parse(member, text) for member in constraint.constraints)
         return next((value for value in values if constraint.accepts(value)), text)
     if isinstance(constraint, ListOf):
-        return tuple(_parse(constraint.item, item.strip()) for item in text.split(","))
+        return _parse_items(constraint, text.split(","))
     if isinstance(constraint, Interval):
         try:
             return constraint.type(text)

@@ -40,6 +40,7 @@ EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evalu
 _NOT_OF_TRAINING = (*_OF_SCORING, "dataset", "normal", "anomaly_dataset")
 EXPORTS = ("saved_model", "litert", "onnx")
 LOSSES = ("masked", "nt_xent")
+_AREA = Interval(float, 0.01, 1.0)  # share of the area of an image
 # Peak learning rate of every optimizer for 256 instances per step, used if none is given.
 LEARNING_RATES = {"sgd": 0.3, "lars": 0.3, "lamb": 0.005, "adamw": 0.001}
 
@@ -151,9 +152,7 @@ class ScoringConfig:
     """Gaussians and self-ensemble inference."""
 
     views: int = _choice(0, 0, 1, 2, 4, 8)
-    view_area: float | tuple[float, ...] = _field(
-        1.0, AnyOf(Interval(float, 0.01, 1.0), ListOf(Interval(float, 0.01, 1.0)))
-    )
+    view_area: float | tuple[float, ...] = _field(1.0, AnyOf(_AREA, ListOf(_AREA)))
     method: str = _choice("weighted", "weighted", "sum", "mean", "min")
     embedding: str = _choice("stages", "stages", "encoder", "projection")
     evidence: bool = _boolean(True)

@@ -524,8 +524,8 @@ def encoder_file(tmp_path):
 @pytest.mark.parametrize("area", [0.5, (0.5, 0.25)])
 def test_places_of_a_pretrained_encoder_need_the_whole_image(area, encoder_file):
     detector = mcl_tf.AnomalyDetector(encoder=encoder_file, epochs=0, score="both", view_area=area)
-    message = "view_area must then be 1, or have it among others. Received: " + re.escape(str(area))
-    with pytest.raises(mcl_tf.UsageError, match=message):
+    message = f"view_area must then be 1, or have it among others. Received: {area}"
+    with pytest.raises(mcl_tf.UsageError, match=re.escape(message)):
         detector.fit(noise(COUNT))
 
 
