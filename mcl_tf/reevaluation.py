@@ -71,7 +71,8 @@ def _read(run_dir: pathlib.Path) -> Config:
 
 def _name(changed: dict[str, Any]) -> str:
     """Return the name of the folder of an evaluation."""
-    parts = [f"{name}={value}" for name, value in sorted(changed.items())]
+    texts = {n: ",".join(map(str, value)) if isinstance(value, tuple) else value for n, value in changed.items()}
+    parts = [f"{name}={text}" for name, text in sorted(texts.items())]
     return short_name("+".join(parts).replace(os.sep, "%2F")) or "as trained"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mcl_tf
-from mcl_tf import calibration, experiment
+from mcl_tf import calibration, experiment, reevaluation
 from mcl_tf.config import EVALUATED, Config
 from mcl_tf.errors import UsageError
 from mcl_tf.reevaluation import evaluate
@@ -50,6 +50,19 @@ def test_other_options_give_what_the_network_gives_with_them(run_dir, no_trainin
         np.testing.assert_array_equal(a, b)
     assert detector.threshold_ == np.float32(calibration.threshold_at(detector.calibration_scores_, 0.8))
     assert {name: data for name, data in read_files(run_dir).items() if not name.startswith("evaluations")} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "as trained"),
+        ({"views": 4, "method": "min"}, "method=min+views=4"),
+        ({"view_area": (1.0, 0.5)}, "view_area=1.0,0.5"),
+        ({"anomaly_dataset": "blobs,/data/cut"}, "anomaly_dataset=blobs,%2Fdata%2Fcut"),
+    ],
+)
+def test_the_folder_has_the_name_of_the_options_as_they_are_given(changed, name):
+    assert reevaluation._name(changed) == name
 
 
 @pytest.mark.slow
