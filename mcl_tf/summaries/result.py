@@ -56,7 +56,8 @@ def settings(config: Config) -> dict[str, Any]:
     Options that change no result are left out. A value that follows from others is resolved, see `Config.in_force`.
     Whatever can be other than a number is text, because a column has one type.
     """
-    given, defaults, values = config.flat(), Config().flat(), config.in_force()
+    given, defaults = config.flat(), Config().flat()
+    values = {**config.in_force(), "view_area": config.scoring.view_areas}  # one number or several
     names = {name for name in given if name in _SHOWN or given[name] != defaults[name]} - _UNIMPORTANT
     if config.scoring.score == "image":
         names.discard("detail_size")  # which a fit sets

@@ -29,6 +29,11 @@ def test_every_option_has_a_type_that_a_column_can_have():
         assert isinstance(value, (bool, int, float, str))
 
 
+@pytest.mark.parametrize(("area", "text"), [(0.5, "0.5"), ((1.0, 0.5), "1.0,0.5")])
+def test_one_area_is_text_as_several_are(area, text):
+    assert result.settings(Config().replace(view_area=area))["view_area"] == text
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"), [({}, 0), ({"checkpoints": 9}, 9), ({"checkpoints": 9, "checkpoints-restart": 4}, 4)]
 )
