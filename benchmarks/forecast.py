@@ -8,7 +8,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from benchmarks import scaling_model
-from benchmarks.scaling_model import H100, NETWORK_PASSES, Network, Shares
+from benchmarks.scaling_model import H100, MEASURED, NETWORK_PASSES, Network, Shares
 
 FILE = pathlib.Path(__file__).parent / "scaling.md"
 BATCHES = (4096, 8192, 16384, 32768)  # views
@@ -25,7 +25,7 @@ LOGICAL_CPUS = {1: 48.5, 2: 65.9, 4: 96.7}  # the step of `small`
 INTRODUCTION = """# Several GPUs: a forecast
 Written by `python -m benchmarks.forecast`. **No line of the forecast is measured**. The form of the model is compared
 with measurements on two CPU cores; the constants of the GPU are those of its datasheet, times shares. One step was
-measured on one GPU, an H200, by `benchmarks/run_hlo.py`: ResNet-18, 1,024 views, bfloat16, 11.1 ms, 92,200 views/s.
+measured on one GPU, an H200, by `benchmarks/run_hlo.py`: {network}, {views:,} views, bfloat16, {milliseconds:.1f} ms.
 With the shares that were assumed before, 0.4 and 0.6, the model gave 14.0 ms for it; they are 1.26 times as large now.
 Nothing was measured on several GPUs.
 
@@ -174,7 +174,9 @@ def text() -> str:
     networks = {name: scaling_model.describe(name) for name in PASSES}
     few = {name: networks[name] for name in NETWORKS}
     forecasts = "".join(forecast(network, name) for name, network in few.items())
-    return INTRODUCTION + form(networks) + constants(Shares()) + EXPLANATION + forecasts + blocks(few)
+    name, views, seconds = MEASURED
+    introduction = INTRODUCTION.format(network=name, views=views, milliseconds=1000 * seconds)
+    return introduction + form(networks) + constants(Shares()) + EXPLANATION + forecasts + blocks(few)
 
 
 if __name__ == "__main__":
