@@ -26,11 +26,11 @@ _SHARE = 0.5  # of the free memory that a batch may take
 class SelfEnsembleScorer(tf.keras.Model):
     """Embeds the views of an image, measures their distances to the Gaussians and combines them into a score.
 
-    The score of the image as a whole is the self-ensemble of its distances. With `evidence`, half of the rotation
-    evidence is added, each in units of its spread over normal images. The local score is the distance of the texture
-    descriptor; a network that gives the features of places adds their largest distance, in units of its spread.
-    Network, Gaussians, units and threshold are weights of the model, so that they are saved, loaded and exported
-    together.
+    The score of the image as a whole is the self-ensemble of its distances. With `evidence`, half of the evidence is
+    added, each in units of its spread over normal images. It is that of the classes if there are several, and else that
+    of the rotations. The local score is the distance of the texture descriptor; a network that gives the features of
+    places adds their largest distance, in units of its spread. Network, Gaussians, units and threshold are weights of
+    the model, so that they are saved, loaded and exported together.
 
     `embed`, `distances` and `score_batch` work on one batch, also in a graph; `evaluate_images` and `scores` loop over
     any number of images. `mcl_tf.fitting` fits it to normal images.
@@ -41,7 +41,7 @@ class SelfEnsembleScorer(tf.keras.Model):
       config: views, method, evidence, score, shrinkage and batch size.
       num_classes: the number of classes C.
       knows_rotations: whether there is a Gaussian for every rotation. A frozen network has one Gaussian per class, of
-        upright images, and no rotation evidence.
+        upright images, and no evidence.
       texture: the descriptor of the local score; None without one.
       encoder: the Keras model that the network is made of, for saving; None if it is not needed.
       resize: what becomes of images that are not square, see `views.prepare`.
@@ -197,14 +197,17 @@ class SelfEnsembleScorer(tf.keras.Model):
         if self.network is None:
             return distances, classes, parts
         embeddings, features = self.embed_views(images, self.view_count)
-        if self.evidence:
+        of_rotations = self.evidence and self.num_classes == 1
+        if of_rotations:
             to_all = self.gaussians.distances_to_all(embeddings)
             distances = tf.stack([to_all[:, view, turn] for view, turn in enumerate(self.rotations)], axis=1)
         else:
             distances = self.gaussians.distances(embeddings, self.rotations)
         parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
-        if self.evidence:
+        if of_rotations:
             parts["evidence"] = scoring.rotation_evidence(to_all, self.rotations, classes)
+        elif self.evidence:
+            parts["evidence"] = scoring.class_evidence(distances, classes)
         if features is not None:
             parts["places"] = self.place_distances(features)
             parts["patches"] = self.patches.score(parts["places"])
@@ -350,8 +353,9 @@ def make_scorer(
         encoder = model.encoder
         network = embedding_network(encoder, model.projection_head, config.scoring.embedding, with_patches)
     knows_rotations = not config.model.freeze_encoder
-    # A network that was not trained on rotations need not tell them apart.
-    scoring_config = config.replace(evidence=config.scoring.evidence and config.augmentation.rotations).scoring
+    # A network that was trained on one class without rotations need not tell anything apart.
+    evidence = config.scoring.evidence and (config.augmentation.rotations or num_classes > 1)
+    scoring_config = config.replace(evidence=evidence).scoring
     return SelfEnsembleScorer(
         network, scoring_config, num_classes, knows_rotations, texture, encoder, config.data.resize
     )

@@ -88,3 +88,22 @@ def rotation_evidence(distances, rotations, classes):
     squared = tf.square(tf.cast(tf.gather(distances, classes, axis=3, batch_dims=1), tf.float32))
     own = tf.stack([squared[:, view, rotation] for view, rotation in enumerate(rotations)], axis=1)
     return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)
+
+
+def class_evidence(distances, classes):
+    """Measure how badly the class of an image's views is recognized by the Gaussians.
+
+    An image whose views lie as close to the Gaussians of other classes as to those of their own is unlike the normal
+    images, whose classes the network has learned to tell apart.
+
+    Args:
+      distances: float [n, V, C], Mahalanobis distance of every view to every class.
+      classes: int [n], the class of every image, see `self_ensemble`.
+
+    Returns:
+      float32 [n]: squared distance to the own class minus the mean over all classes, averaged over the views; higher
+      for more anomalous images.
+    """
+    squared = tf.square(tf.cast(distances, tf.float32))
+    own = tf.gather(squared, classes, axis=2, batch_dims=1)
+    return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)

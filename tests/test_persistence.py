@@ -99,6 +99,23 @@ def test_round_trip_with_classes_is_exact(tmp_path):
     assert_same(AnomalyDetector.load(tmp_path / "detector"), saved, noise(5, seed=1))
 
 
+@pytest.mark.parametrize(("classes", "evidence"), [(1, True), (2, False), (2, True)])
+def test_classes_with_evidence_of_rotations_are_refused(classes, evidence, tmp_path):
+    """Earlier versions compared the rotations of a class; the units of that evidence are others."""
+    labels = np.arange(24) % 2 if classes == 2 else None
+    saved = AnomalyDetector(**OPTIONS, evidence=evidence).fit(noise(24), labels)
+    saved.save(tmp_path / "detector")
+    file = tmp_path / "detector" / "config.json"
+    contents = json.loads(file.read_text())
+    del contents["evidence"]
+    file.write_text(json.dumps(contents))
+    if classes == 2 and evidence:
+        with pytest.raises(UsageError, match="is of an earlier version, with other evidence; fit it again"):
+            AnomalyDetector.load(tmp_path / "detector")
+    else:
+        assert_same(AnomalyDetector.load(tmp_path / "detector"), saved, noise(5, seed=1))
+
+
 @pytest.mark.parametrize(
     ("options", "standardize"), [({"score": "both"}, True), ({"embedding": "encoder", "views": 1}, False)], ids=str
 )
@@ -169,7 +186,7 @@ NEW_FIELDS = {  # of the configuration, by group
     "training": ["warmup_steps"],
     "scoring": ["evidence", "score"],
 }
-NEW_ENTRIES = ["detail_size", "texture_channels", "patches", "restarts", "files"]
+NEW_ENTRIES = ["detail_size", "texture_channels", "patches", "restarts", "evidence", "files"]
 FIRST_VERSION = dict(standardize=False, rotation_weight=0.0, evidence=False, embedding="encoder", views=8)
 
 

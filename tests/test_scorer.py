@@ -9,7 +9,7 @@ from mcl_tf.config import ScoringConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.scorer import SelfEnsembleScorer
-from mcl_tf.scoring import rotation_evidence, self_ensemble
+from mcl_tf.scoring import class_evidence, rotation_evidence, self_ensemble
 from mcl_tf.texture import TextureDescriptor
 from mcl_tf.utils import memory, parallel
 
@@ -192,15 +192,14 @@ def test_the_graph_is_traced_once():
 
 
 def parts_by_definition(scorer, images):
-    """Return the distance and the rotation evidence of images, from embeddings and the library's own functions."""
+    """Return distance and evidence of images, from embeddings and the library's own functions."""
     gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
     to_all = gaussians.distances_to_all(scorer.embed(images, scorer.view_count)).numpy()
     own = np.stack([to_all[:, view, turn] for view, turn in enumerate(scorer.rotations)], 1)
     distance, classes = self_ensemble(own, scorer.config.method)
-    return {
-        "distance": distance.numpy(),
-        "evidence": rotation_evidence(to_all, scorer.rotations, classes).numpy(),
-    }
+    one_class = to_all.shape[-1] == 1
+    evidence = rotation_evidence(to_all, scorer.rotations, classes) if one_class else class_evidence(own, classes)
+    return {"distance": distance.numpy(), "evidence": evidence.numpy()}
 
 
 def units_of(scorer):
@@ -208,11 +207,11 @@ def units_of(scorer):
 
 
 @pytest.mark.parametrize("views_", [0, 8, 4])
-@pytest.mark.parametrize("method", ["weighted", "sum"])
-def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
-    scorer = make_scorer(2, method=method, views=views_)
+@pytest.mark.parametrize(("method", "classes"), [("weighted", 1), ("weighted", 2), ("sum", 2)])
+def test_units_are_mean_and_spread_of_the_held_out_images(method, classes, views_):
+    scorer = make_scorer(classes, method=method, views=views_)
     images, held_out = draw_images(30), draw_images(11, seed=5)
-    fitting.fit_gaussians(scorer, images, np.arange(30) % 2)
+    fitting.fit_gaussians(scorer, images, np.arange(30) % classes)
     fitting.fit_units(scorer, held_out, images)
     for name, values in parts_by_definition(scorer, held_out).items():
         # Other kernels change the rounding of embeddings, which the inverse covariance magnifies.
@@ -226,8 +225,9 @@ def image_score(parts, units):
     return scaled["distance"] + 0.5 * scaled["evidence"]
 
 
-def test_the_score_is_distance_and_half_of_the_evidence_in_units():
-    scorer, images = fitted_scorer(), draw_images(9, seed=1)
+@pytest.mark.parametrize("classes", [1, 2])
+def test_the_score_is_distance_and_half_of_the_evidence_in_units(classes):
+    scorer, images = fitted_scorer(classes), draw_images(9, seed=1)
     parts, units = parts_by_definition(scorer, images), units_of(scorer)
     expected = image_score(parts, units)
     # Units are of the order of 1; the evidence, a difference of squares, has the largest rounding.
