@@ -14,8 +14,8 @@ define(
     "the paper's name for the sum.",
     embedding="What the Gaussians are fitted to: statistics of all stages of the encoder (of a pretrained one, the "
     "last three), its output, or the projection.",
-    evidence="Add to the self-ensemble of distances how much closer the views are to their own Gaussian than to those "
-    "of other classes or, with one class, of other rotations; --noevidence gives the score of the paper.",
+    evidence="Add the rotation evidence to the self-ensemble of distances or, with several classes, compare them by "
+    "likelihood and not by distance; --noevidence gives the score of the paper.",
     score="What is scored: the image as a whole by the network, its texture at full detail (`local`, which trains no "
     "network), or the sum of both, each in units of its spread over normal images. A pretrained encoder adds "
     "the distances of its places to the local score.",

@@ -12,8 +12,7 @@ define(
     jitter_probability="Probability of colour jitter.",
     grey_probability="Probability of greyscale.",
     rotations="Train on every image in four rotations, as four instances. Without them, there is no rotation "
-    "classifier, and no evidence unless there are several classes; the learning rate for a batch of images stays the "
-    "same.",
+    "classifier and no rotation evidence; the learning rate for a batch of images stays the same.",
 )
 define(
     TrainingConfig,

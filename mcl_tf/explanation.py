@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcl_tf import heat_maps, scoring, views
+from mcl_tf import heat_maps, views
 from mcl_tf.data import arrays
 from mcl_tf.scorer import SelfEnsembleScorer
 
@@ -90,7 +90,7 @@ def _influence(scorer, images):
     with tf.GradientTape() as tape:
         tape.watch(pixels)
         distances = scorer.gaussians.distances(scorer.embed_floats(pixels, scorer.view_count)[0], scorer.rotations)
-        score, _ = scoring.self_ensemble(distances, scorer.config.method)
+        score, _ = scorer.self_ensemble(distances)
     return distances[:length], heat_maps.from_gradient(tape.gradient(score, pixels))[:length]
 
 

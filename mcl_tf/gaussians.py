@@ -25,7 +25,7 @@ class ClassConditionalGaussians:
 
     Args:
       means: float32 [R, C, D], array, tensor or variable; R is 4, or 1 for a network that knows no rotations.
-      whitenings: float32 [R, C, D, D], array, tensor or variable: W with W W' the inverse covariance.
+      whitenings: float32 [R, C, D, D], array, tensor or variable: W, triangular, with W W' the inverse covariance.
     """
 
     def __init__(self, means, whitenings):
@@ -131,6 +131,11 @@ class ClassConditionalGaussians:
         flat = tf.reshape(embeddings, [1, -1, embeddings.shape[-1]])
         distances = tf.transpose(mahalanobis(flat, self.means, self.whitenings), (1, 0, 2))
         return tf.reshape(distances, tf.concat([tf.shape(embeddings)[:-1], distances.shape[1:]], 0))
+
+    def log_determinants(self):
+        """Return the logarithm of the determinant of every covariance, float32 [R, C]."""
+        diagonals = tf.linalg.diag_part(tf.convert_to_tensor(self.whitenings))
+        return -2.0 * tf.reduce_sum(tf.math.log(tf.abs(diagonals)), axis=-1)
 
     def _distances_of_groups(self, embeddings, rotations):
         """Compute the distances of embeddings [..., n, D], equally large groups of consecutive rotations in order."""
@@ -242,12 +247,13 @@ def _update(moments, embeddings, labels, rotations, limits: tuple[int, int]) -> 
 
 
 def _whitening(covariance):
-    """Return W with |W'(z - mean)| the Mahalanobis distance: the transposed inverse of the Cholesky factor."""
+    """Return W, triangular, with |W'(z - mean)| the distance: the transposed inverse of the Cholesky factor."""
     eye = np.eye(len(covariance))
     try:
         factor = np.linalg.cholesky(covariance + JITTER * eye)
     except np.linalg.LinAlgError:
         # Rounding left an eigenvalue below -1e-9, far below the spread of the data.
         values, vectors = np.linalg.eigh(covariance)
-        return vectors / np.sqrt(np.maximum(values, 0.0) + JITTER)
+        _, factor = np.linalg.qr((vectors / np.sqrt(np.maximum(values, 0.0) + JITTER)).T)
+        return factor.T
     return np.linalg.solve(factor, eye).T

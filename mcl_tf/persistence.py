@@ -27,7 +27,7 @@ CONFIG, WEIGHTS, ENCODER = "config.json", "weights.npz", "encoder.keras"
 RUN_FOLDER = "detector"  # where a run directory has its detector
 LEARNED = ("class_names_", "fitted_config_", "restarts_", "calibration_scores_", "scorer_")
 _KEYS = {"config", "image_size", "class_names", "calibration_scores"}  # of every configuration that `save` writes
-_EVIDENCE = "of classes, or of the rotations of one"  # what the score adds; once, it was of rotations alone
+_EVIDENCE = "classes by likelihood, or rotations"  # of several classes, of one; once, of rotations alone
 _STATE = "_saved"  # what a pickle holds instead of what was learned
 
 
@@ -170,7 +170,7 @@ def _restore(contents, read_weights: Callable[[], dict], encoder: pathlib.Path |
         model = build_model(config.replace(**saved), size)
     texture = TextureDescriptor(detail_size, channels) if channels else None
     scorer = make_scorer(model, config, len(names), texture, with_patches=contents.get("patches", False))
-    if scorer.evidence and len(names) > 1 and contents.get("evidence") != _EVIDENCE:
+    if scorer.by_likelihood and contents.get("evidence") != _EVIDENCE:
         raise UsageError(f"The detector in {where} is of an earlier version, with other evidence; fit it again")
     try:
         scorer.set_state(read_weights())

@@ -26,11 +26,11 @@ _SHARE = 0.5  # of the free memory that a batch may take
 class SelfEnsembleScorer(tf.keras.Model):
     """Embeds the views of an image, measures their distances to the Gaussians and combines them into a score.
 
-    The score of the image as a whole is the self-ensemble of its distances. With `evidence`, half of the evidence is
-    added, each in units of its spread over normal images. It is that of the classes if there are several, and else that
-    of the rotations. The local score is the distance of the texture descriptor; a network that gives the features of
-    places adds their largest distance, in units of its spread. Network, Gaussians, units and threshold are weights of
-    the model, so that they are saved, loaded and exported together.
+    The score of the image as a whole is the self-ensemble of its distances. With `evidence`, several classes are
+    compared by likelihood, see `scoring.likelihood_distances`; with one class, half of the rotation evidence is added,
+    each in units of its spread over normal images. The local score is the distance of the texture descriptor; a network
+    that gives the features of places adds their largest distance, in units of its spread. Network, Gaussians, units and
+    threshold are weights of the model, so that they are saved, loaded and exported together.
 
     `embed`, `distances` and `score_batch` work on one batch, also in a graph; `evaluate_images` and `scores` loop over
     any number of images. `mcl_tf.fitting` fits it to normal images.
@@ -41,7 +41,7 @@ class SelfEnsembleScorer(tf.keras.Model):
       config: views, method, evidence, score, shrinkage and batch size.
       num_classes: the number of classes C.
       knows_rotations: whether there is a Gaussian for every rotation. A frozen network has one Gaussian per class, of
-        upright images, and no evidence.
+        upright images, and no rotation evidence.
       texture: the descriptor of the local score; None without one.
       encoder: the Keras model that the network is made of, for saving; None if it is not needed.
       resize: what becomes of images that are not square, see `views.prepare`.
@@ -70,7 +70,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         self.image_size = texture.image_size if texture is not None else self.network_size
         self.view_count = 1 if network is None else config.views or (8 if knows_rotations else 2)
         self.knows_rotations = knows_rotations
-        self.evidence = config.evidence and knows_rotations and network is not None
+        self.by_likelihood = config.evidence and num_classes > 1 and network is not None
+        self.evidence = config.evidence and num_classes == 1 and knows_rotations and network is not None
         self.num_classes = num_classes
         self.patches: Any = None
         if network is not None and len(network.outputs) > 1:
@@ -166,6 +167,13 @@ class SelfEnsembleScorer(tf.keras.Model):
             return self._texture_distances(images)[:, None]
         return self.gaussians.distances(self.embed(images, self.view_count), self.rotations)
 
+    def self_ensemble(self, distances):
+        """Combine distances float32 [n, V, C] to the Gaussians into scores and classes, see `scoring.self_ensemble`."""
+        if self.by_likelihood:
+            of_views = tf.gather(self.gaussians.log_determinants(), self.rotations)
+            distances = scoring.likelihood_distances(distances, of_views)
+        return scoring.self_ensemble(distances, self.config.method)
+
     def _texture_distances(self, images):
         """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, C]."""
         descriptors = self.texture(self.prepare(images))
@@ -197,17 +205,14 @@ class SelfEnsembleScorer(tf.keras.Model):
         if self.network is None:
             return distances, classes, parts
         embeddings, features = self.embed_views(images, self.view_count)
-        of_rotations = self.evidence and self.num_classes == 1
-        if of_rotations:
+        if self.evidence:
             to_all = self.gaussians.distances_to_all(embeddings)
             distances = tf.stack([to_all[:, view, turn] for view, turn in enumerate(self.rotations)], axis=1)
         else:
             distances = self.gaussians.distances(embeddings, self.rotations)
-        parts["distance"], classes = scoring.self_ensemble(distances, self.config.method)
-        if of_rotations:
+        parts["distance"], classes = self.self_ensemble(distances)
+        if self.evidence:
             parts["evidence"] = scoring.rotation_evidence(to_all, self.rotations, classes)
-        elif self.evidence:
-            parts["evidence"] = scoring.class_evidence(distances, classes)
         if features is not None:
             parts["places"] = self.place_distances(features)
             parts["patches"] = self.patches.score(parts["places"])
@@ -353,7 +358,7 @@ def make_scorer(
         encoder = model.encoder
         network = embedding_network(encoder, model.projection_head, config.scoring.embedding, with_patches)
     knows_rotations = not config.model.freeze_encoder
-    # A network that was trained on one class without rotations need not tell anything apart.
+    # A network that was not trained on rotations need not tell them apart.
     evidence = config.scoring.evidence and (config.augmentation.rotations or num_classes > 1)
     scoring_config = config.replace(evidence=evidence).scoring
     return SelfEnsembleScorer(

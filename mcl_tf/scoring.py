@@ -70,6 +70,24 @@ def _views(count: int) -> list[tuple[int, bool]]:
     return list(zip(views.view_rotations(count), views.view_flips(count), strict=True))
 
 
+def likelihood_distances(distances, log_determinants):
+    """Make the distances of an image to several classes comparable, as its likelihood under their Gaussians is.
+
+    The density of a Gaussian that is wide is small everywhere, but distances to it are small, too, so that by distances
+    alone too many images belong to the widest class.
+
+    Args:
+      distances: float [n, V, C], Mahalanobis distance of every view to every class.
+      log_determinants: float [V, C], of the covariances of every view's rotation.
+
+    Returns:
+      float32 [n, V, C], the square root of d^2 + log-determinant, minus the smallest log-determinant of the view. The
+      square is twice the negative log-likelihood, up to a constant of the view.
+    """
+    offsets = log_determinants - tf.reduce_min(log_determinants, axis=1, keepdims=True)
+    return tf.sqrt(tf.square(tf.cast(distances, tf.float32)) + tf.cast(offsets, tf.float32))
+
+
 def rotation_evidence(distances, rotations, classes):
     """Measure how badly the rotation of an image's views is recognized by the Gaussians.
 
@@ -87,23 +105,4 @@ def rotation_evidence(distances, rotations, classes):
     """
     squared = tf.square(tf.cast(tf.gather(distances, classes, axis=3, batch_dims=1), tf.float32))
     own = tf.stack([squared[:, view, rotation] for view, rotation in enumerate(rotations)], axis=1)
-    return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)
-
-
-def class_evidence(distances, classes):
-    """Measure how badly the class of an image's views is recognized by the Gaussians.
-
-    An image whose views lie as close to the Gaussians of other classes as to those of their own is unlike the normal
-    images, whose classes the network has learned to tell apart.
-
-    Args:
-      distances: float [n, V, C], Mahalanobis distance of every view to every class.
-      classes: int [n], the class of every image, see `self_ensemble`.
-
-    Returns:
-      float32 [n]: squared distance to the own class minus the mean over all classes, averaged over the views; higher
-      for more anomalous images.
-    """
-    squared = tf.square(tf.cast(distances, tf.float32))
-    own = tf.gather(squared, classes, axis=2, batch_dims=1)
     return tf.reduce_mean(own - tf.reduce_mean(squared, axis=2), axis=1)

@@ -558,7 +558,7 @@ def test_views_of_several_areas(tmp_path):
 
 
 @pytest.mark.parametrize("held_out_count", [1, 12])
-def test_evidence_is_added_in_units_of_normal_images(held_out_count):
+def test_rotation_evidence_is_added_in_units_of_normal_images(held_out_count):
     """Distance and evidence are standardized by the held-out images, or by the training images if those are few."""
     share = {"pass_rate": 0.5, "calibration_fraction": 0.01} if held_out_count == 1 else {}
     detector = make_detector(**share).fit(noise(COUNT))

@@ -279,6 +279,31 @@ def test_small_spread_around_a_large_mean(first, shrinkage):
             np.testing.assert_allclose(found[i, label], direct_distance(z[i], group, shrinkage), rtol=5e-3, atol=5e-3)
 
 
+# Log-determinants.
+
+
+@pytest.mark.parametrize("shrinkage", [None, 0.5, "ledoit_wolf"])
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_log_determinants_are_those_of_the_covariances(spread, shrinkage):
+    x, labels, rotations = draw(14, dimension=6, classes=3, spread=spread)
+    fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=3, shrinkage=shrinkage)
+    for turn, label in np.ndindex(4, 3):
+        group = x[(labels == label) & (rotations == turn)].astype(np.float64)
+        _, expected = np.linalg.slogdet(shrunk(group, shrinkage))
+        # The logarithm of a rounded float32 is off by 6e-8, that of a whitening a little more; 12 of them are added.
+        np.testing.assert_allclose(fitted.log_determinants()[turn, label], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["normalized", "large"])
+def test_log_determinants_of_fewer_embeddings_than_dimensions(scale):
+    """However the covariance is factorized, its factor is triangular, and its diagonal has the determinant."""
+    x, labels, rotations = draw(12, per_group=5, dimension=40, classes=1)
+    x = scale * x / np.linalg.norm(x, axis=1, keepdims=True)
+    fitted = ClassConditionalGaussians.fit(x, labels, rotations, num_classes=1, shrinkage=None)
+    _, logarithms = np.linalg.slogdet(np.float64(fitted.whitenings))
+    np.testing.assert_allclose(fitted.log_determinants(), -2.0 * logarithms, rtol=1e-4)
+
+
 # Degenerate embeddings.
 
 

@@ -73,7 +73,7 @@ def test_without_rotations_every_image_is_one_upright_instance(rng, monkeypatch)
     assert (metrics["rotation"], metrics["without_partner"]) == (0.0, 0.0)  # all six share class and rotation
     scorer = make_scorer(model, CONFIG.replace(rotations=False), 1)
     assert (scorer.evidence, scorer.view_count, scorer.means.shape[0]) == (False, 8, 4)
-    assert make_scorer(model, CONFIG.replace(rotations=False), 2).evidence  # of the classes
+    assert make_scorer(model, CONFIG.replace(rotations=False), 2).by_likelihood
 
 
 def make_problem():

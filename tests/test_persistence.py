@@ -61,8 +61,9 @@ def assert_same(loaded, saved, images):
     for name in ("threshold_", "promised_rate_", "class_names_", "labelled_", "restarts_", "fitted_config_"):
         assert getattr(loaded, name) == getattr(saved, name)
     np.testing.assert_array_equal(loaded.calibration_scores_, saved.calibration_scores_)
-    for name in ("network_size", "image_size", "view_count", "evidence", "is_scaled", "knows_rotations"):
+    for name in ("network_size", "image_size", "view_count", "evidence", "by_likelihood", "is_scaled"):
         assert getattr(loaded.scorer_, name) == getattr(saved.scorer_, name)
+    assert loaded.scorer_.knows_rotations == saved.scorer_.knows_rotations
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_round_trip_with_classes_is_exact(tmp_path):
 
 @pytest.mark.parametrize(("classes", "evidence"), [(1, True), (2, False), (2, True)])
 def test_classes_with_evidence_of_rotations_are_refused(classes, evidence, tmp_path):
-    """Earlier versions compared the rotations of a class; the units of that evidence are others."""
+    """Earlier versions added the evidence of rotations and did not compare classes by likelihood."""
     labels = np.arange(24) % 2 if classes == 2 else None
     saved = AnomalyDetector(**OPTIONS, evidence=evidence).fit(noise(24), labels)
     saved.save(tmp_path / "detector")

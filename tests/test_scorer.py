@@ -9,7 +9,7 @@ from mcl_tf.config import ScoringConfig
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
 from mcl_tf.scorer import SelfEnsembleScorer
-from mcl_tf.scoring import class_evidence, rotation_evidence, self_ensemble
+from mcl_tf.scoring import rotation_evidence, self_ensemble
 from mcl_tf.texture import TextureDescriptor
 from mcl_tf.utils import memory, parallel
 
@@ -192,14 +192,15 @@ def test_the_graph_is_traced_once():
 
 
 def parts_by_definition(scorer, images):
-    """Return distance and evidence of images, from embeddings and the library's own functions."""
+    """Return the distance and the rotation evidence of images, from embeddings and the library's own functions."""
     gaussians = ClassConditionalGaussians(scorer.means, scorer.whitenings)
     to_all = gaussians.distances_to_all(scorer.embed(images, scorer.view_count)).numpy()
     own = np.stack([to_all[:, view, turn] for view, turn in enumerate(scorer.rotations)], 1)
     distance, classes = self_ensemble(own, scorer.config.method)
-    one_class = to_all.shape[-1] == 1
-    evidence = rotation_evidence(to_all, scorer.rotations, classes) if one_class else class_evidence(own, classes)
-    return {"distance": distance.numpy(), "evidence": evidence.numpy()}
+    return {
+        "distance": distance.numpy(),
+        "evidence": rotation_evidence(to_all, scorer.rotations, classes).numpy(),
+    }
 
 
 def units_of(scorer):
@@ -207,11 +208,11 @@ def units_of(scorer):
 
 
 @pytest.mark.parametrize("views_", [0, 8, 4])
-@pytest.mark.parametrize(("method", "classes"), [("weighted", 1), ("weighted", 2), ("sum", 2)])
-def test_units_are_mean_and_spread_of_the_held_out_images(method, classes, views_):
-    scorer = make_scorer(classes, method=method, views=views_)
+@pytest.mark.parametrize("method", ["weighted", "sum"])
+def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
+    scorer = make_scorer(1, method=method, views=views_)
     images, held_out = draw_images(30), draw_images(11, seed=5)
-    fitting.fit_gaussians(scorer, images, np.arange(30) % classes)
+    fitting.fit_gaussians(scorer, images, np.zeros(30, int))
     fitting.fit_units(scorer, held_out, images)
     for name, values in parts_by_definition(scorer, held_out).items():
         # Other kernels change the rounding of embeddings, which the inverse covariance magnifies.
@@ -225,9 +226,8 @@ def image_score(parts, units):
     return scaled["distance"] + 0.5 * scaled["evidence"]
 
 
-@pytest.mark.parametrize("classes", [1, 2])
-def test_the_score_is_distance_and_half_of_the_evidence_in_units(classes):
-    scorer, images = fitted_scorer(classes), draw_images(9, seed=1)
+def test_the_score_is_distance_and_half_of_the_evidence_in_units():
+    scorer, images = fitted_scorer(1), draw_images(9, seed=1)
     parts, units = parts_by_definition(scorer, images), units_of(scorer)
     expected = image_score(parts, units)
     # Units are of the order of 1; the evidence, a difference of squares, has the largest rounding.
@@ -267,11 +267,36 @@ def test_a_score_of_one_part_needs_no_units():
     np.testing.assert_array_equal(scorer.standardization, np.zeros((4, 2)))
 
 
+# Several classes.
+
+
+@pytest.mark.parametrize("method", ["weighted", "sum", "min"])
+@pytest.mark.parametrize("knows_rotations", [True, False])
+def test_several_classes_are_compared_by_likelihood(knows_rotations, method):
+    scorer = make_scorer(3, knows_rotations, method=method)
+    images, labels = draw_images(60), np.arange(60) % 3
+    images[labels == 1] //= 4  # an embedding of less noise
+    fitting.fit_gaussians(scorer, images, labels)
+    assert (scorer.evidence, scorer.is_scaled) == (False, False)
+    new = draw_images(9, seed=1)
+    distances = scorer.distances(new).numpy().astype(np.float64)
+    inverses = np.linalg.slogdet(scorer.whitenings.numpy().astype(np.float64))[1]
+    determinants = -2.0 * inverses[scorer.rotations]  # [V, C]
+    squares = distances**2 + determinants - determinants.min(1, keepdims=True)
+    expected, classes = self_ensemble(np.sqrt(squares), method)
+    outputs = scorer.score_batch(new)
+    # The distances of six dimensions are about 2.4; determinants come from logarithms of float32.
+    np.testing.assert_allclose(outputs["score"], expected, rtol=1e-4)
+    np.testing.assert_array_equal(outputs["nearest_class"], classes)
+    np.testing.assert_allclose(outputs["distances"], distances, rtol=1e-4)
+    assert np.abs(self_ensemble(distances, method)[0] - expected).max() > 0.1  # the determinants matter
+
+
 # A network that knows no rotations.
 
 
 @pytest.mark.parametrize(("views_", "count"), [(0, 2), (1, 1), (2, 2)])
-def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_evidence(views_, count):
+def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_rotation_evidence(views_, count):
     images, labels = draw_images(31), np.arange(31) % 2
     scorer = make_scorer(2, knows_rotations=False, views=views_)
     fitting.fit_gaussians(scorer, images, labels)
@@ -284,7 +309,7 @@ def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_evidence(
     np.testing.assert_allclose(scorer.means, expected.means, atol=1e-6)
     tests = draw_images(5, seed=1)
     distances = expected.distances(scorer.embed(tests, count), [0] * count)
-    np.testing.assert_allclose(scorer.scores(tests), self_ensemble(distances)[0], rtol=1e-3)
+    np.testing.assert_allclose(scorer.distances(tests), distances, rtol=1e-3)
 
 
 def test_automatic_views_are_eight_with_rotations():
@@ -329,7 +354,7 @@ def test_no_images_give_no_scores_with_a_texture(score):
 @pytest.mark.parametrize("evidence", [True, False])
 def test_both_scores_grow_with_every_part(evidence, monkeypatch):
     """Whatever the way in which they are combined."""
-    scorer = texture_scorer("both", evidence=evidence)
+    scorer = texture_scorer("both", num_classes=1, evidence=evidence)
     assert scorer.is_scaled
     images = draw_images(4, 1, (LARGE, LARGE, 3))
     distances, classes, parts = scorer.measure_parts(tf.constant(images))
@@ -428,14 +453,14 @@ def test_state_round_trip_with_a_texture(score):
 
 def test_a_state_without_units_is_enough_for_a_score_of_one_part():
     """Detectors of the first development version have none."""
-    scorer, images = fitted_scorer(evidence=False), draw_images(5, seed=1)
+    scorer, images = fitted_scorer(1, evidence=False), draw_images(5, seed=1)
     state = scorer.state()
     del state["standardization"]
-    other = make_scorer(2, evidence=False)
+    other = make_scorer(1, evidence=False)
     other.set_state(state)
     np.testing.assert_array_equal(other.scores(images), scorer.scores(images))
     with pytest.raises(ValueError, match=r"standardization should have the shape \(4, 2\). Received: nothing"):
-        make_scorer(2).set_state(state)
+        make_scorer(1).set_state(state)
 
 
 def remove(name):

@@ -1,4 +1,4 @@
-"""Scores and evidence, compared with golden values, sums by hand and loops."""
+"""Scores, likelihood and rotation evidence, compared with golden values, sums by hand and loops."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from mcl_tf import scoring
 from mcl_tf.errors import UsageError
 from mcl_tf.gaussians import ClassConditionalGaussians
-from mcl_tf.scoring import METHODS, class_evidence, ensembles, rotation_evidence, self_ensemble
+from mcl_tf.scoring import METHODS, ensembles, likelihood_distances, rotation_evidence, self_ensemble
 from mcl_tf.views import view_flips, view_rotations
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "sei_8_views.npz"
@@ -188,39 +188,38 @@ def test_no_images_have_no_evidence():
     assert rotation_evidence(np.zeros((0, 8, 4, 2)), view_rotations(8), np.zeros(0, np.int32)).shape == (0,)
 
 
-# Class evidence.
+# Several classes by likelihood.
 
 
 @pytest.mark.parametrize("graph", [False, True])
-@pytest.mark.parametrize("classes", [2, 3])
-def test_class_evidence_matches_loops(classes, graph, rng):
-    distances = rng.uniform(1.0, 9.0, (6, 8, classes)).astype(np.float32)
-    nearest = rng.integers(0, classes, 6).astype(np.int32)
-    function = tf.function(class_evidence, autograph=False) if graph else class_evidence
-    found = function(tf.constant(distances), tf.constant(nearest))
-    assert (found.dtype, found.shape) == (tf.float32, (6,))
-    expected = []
-    for image, own in zip(distances.astype(np.float64), nearest, strict=True):
-        differences = [view[own] ** 2 - sum(distance**2 for distance in view) / classes for view in image]
-        expected.append(sum(differences) / len(differences))
-    # Differences of squares up to 81, each with the rounding of float32.
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+def test_squares_are_twice_the_negative_log_likelihood_up_to_a_constant_of_the_view(graph, rng):
+    """The densities are SciPy's; dimensions are few, so that nothing is lost in float32."""
+    stats = pytest.importorskip("scipy.stats")
+    points, dimension = rng.normal(size=(5, 2, 3)), 3
+    factors = rng.normal(size=(2, 4, dimension, dimension)) * np.array([0.5, 1.0, 2.0, 3.0])[:, None, None]
+    covariances = factors @ np.swapaxes(factors, -1, -2) + np.eye(dimension)
+    distances, densities = np.zeros((5, 2, 4)), np.zeros((5, 2, 4))
+    for image, view, label in np.ndindex(5, 2, 4):
+        point, covariance = points[image, view], covariances[view, label]
+        distances[image, view, label] = np.sqrt(point @ np.linalg.solve(covariance, point))
+        densities[image, view, label] = stats.multivariate_normal(np.zeros(dimension), covariance).logpdf(point)
+    function = tf.function(likelihood_distances, autograph=False) if graph else likelihood_distances
+    found = function(tf.constant(distances), tf.constant(np.linalg.slogdet(covariances)[1]))
+    assert (found.dtype, found.shape) == (tf.float32, (5, 2, 4))
+    differences = found.numpy() ** 2 + 2.0 * densities
+    # The same for all images and classes of a view; squares are up to 100.
+    np.testing.assert_allclose(differences, np.broadcast_to(differences[:1, :, :1], (5, 2, 4)), atol=1e-4)
 
 
-def test_class_evidence_by_hand():
-    # One view, two classes: 1 - (1 + 9) / 2, and of the second class 4 - (16 + 4) / 2.
-    found = class_evidence(np.array([[[1.0, 3.0]], [[4.0, 2.0]]]), [0, 1])
-    np.testing.assert_allclose(found, [-4.0, -6.0], rtol=1e-6)
+def test_wide_classes_do_not_take_the_images_of_narrow_ones():
+    # Of two classes in 10 dimensions, the second is twice as wide: its log-determinant is 20 log 2 = 13.9 larger.
+    distances = tf.constant([[[3.2, 2.0]], [[6.0, 2.0]]])
+    found = likelihood_distances(distances, [[-20.0, -6.1]]).numpy()
+    np.testing.assert_allclose(found**2, [[[10.24, 17.9]], [[36.0, 17.9]]], rtol=1e-5)
+    np.testing.assert_array_equal(self_ensemble(found)[1], [0, 1])
+    np.testing.assert_array_equal(self_ensemble(distances)[1], [1, 1])
 
 
-def test_images_whose_class_is_not_recognized_have_more_evidence(rng):
-    unclear = rng.uniform(4.0, 5.0, (1, 8, 3))
-    clear = unclear.copy()
-    clear[..., 1] = 1.0
-    found = class_evidence(np.concatenate([clear, unclear]), [1, 1])
-    assert found[0] < -9.0  # 1 - (1 + 2 * 16) / 3 at most
-    assert abs(found[1]) < 9.0
-
-
-def test_no_images_have_no_class_evidence():
-    assert class_evidence(np.zeros((0, 8, 2)), np.zeros(0, np.int32)).shape == (0,)
+def test_equal_determinants_leave_the_distances(rng):
+    distances = rng.uniform(1.0, 9.0, (3, 8, 2)).astype(np.float32)
+    np.testing.assert_allclose(likelihood_distances(distances, np.full((8, 2), -40.0)), distances, rtol=1e-6)

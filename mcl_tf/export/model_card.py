@@ -46,7 +46,7 @@ def make_card(detector, precision: str, metrics=None) -> dict[str, Any]:
         "views": scorer.view_count,
         "view_area": config.scoring.view_area,
         "embedding": config.scoring.embedding,
-        "evidence": scorer.evidence,
+        "evidence": scorer.evidence or scorer.by_likelihood,
         "score": config.scoring.score,
         "restarts": detector.restarts_,
         "method": config.scoring.method,
