@@ -70,7 +70,7 @@ class SelfEnsembleScorer(tf.keras.Model):
         self.image_size = texture.image_size if texture is not None else self.network_size
         self.view_count = 1 if network is None else config.views or (8 if knows_rotations else 2)
         self.knows_rotations = knows_rotations
-        self.by_likelihood = config.evidence and num_classes > 1 and network is not None
+        self.by_likelihood = config.evidence and num_classes > 1
         self.evidence = config.evidence and num_classes == 1 and knows_rotations and network is not None
         self.num_classes = num_classes
         self.patches: Any = None
@@ -164,21 +164,26 @@ class SelfEnsembleScorer(tf.keras.Model):
           a network, V is 1, and the distance is that of the texture.
         """
         if self.network is None:
-            return self._texture_distances(images)[:, None]
+            return self._texture_distances(images)
         return self.gaussians.distances(self.embed(images, self.view_count), self.rotations)
 
     def self_ensemble(self, distances):
-        """Combine distances float32 [n, V, C] to the Gaussians into scores and classes, see `scoring.self_ensemble`."""
+        """Combine distances float32 [n, V, C] of embeddings into scores and classes, see `scoring.self_ensemble`."""
+        return self._ensemble(distances, self.gaussians, self.rotations, self.config.method)
+
+    def _ensemble(self, distances, gaussians, rotations, method):
         if self.by_likelihood:
-            of_views = tf.gather(self.gaussians.log_determinants(), self.rotations)
+            of_views = tf.gather(gaussians.log_determinants(), rotations)
             distances = scoring.likelihood_distances(distances, of_views)
-        return scoring.self_ensemble(distances, self.config.method)
+        return scoring.self_ensemble(distances, method)
+
+    @property
+    def _texture_gaussians(self) -> ClassConditionalGaussians:
+        return ClassConditionalGaussians(self.texture_means, self.texture_whitenings)
 
     def _texture_distances(self, images):
-        """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, C]."""
-        descriptors = self.texture(self.prepare(images))
-        gaussians = ClassConditionalGaussians(self.texture_means, self.texture_whitenings)
-        return gaussians.distances(descriptors[:, None], [0])[:, 0]
+        """Compute the Mahalanobis distances of the textures of a batch to every class: float32 [n, 1, C]."""
+        return self._texture_gaussians.distances(self.texture(self.prepare(images))[:, None], [0])
 
     def upright(self, features, count: int):
         """Return the features of the views that are not rotated, [n, v, h, w, d], and which of them are flipped."""
@@ -199,9 +204,8 @@ class SelfEnsembleScorer(tf.keras.Model):
         """
         parts = {}
         if self.texture is not None:
-            by_class = self._texture_distances(images)
-            parts["texture"], classes = tf.reduce_min(by_class, axis=1), tf.argmin(by_class, 1, output_type=tf.int32)
-            distances = by_class[:, None]
+            distances = self._texture_distances(images)
+            parts["texture"], classes = self._ensemble(distances, self._texture_gaussians, [0], "min")
         if self.network is None:
             return distances, classes, parts
         embeddings, features = self.embed_views(images, self.view_count)

@@ -270,6 +270,11 @@ def test_a_score_of_one_part_needs_no_units():
 # Several classes.
 
 
+def log_determinants(whitenings):
+    """Return the log-determinants [R, C] of the covariances."""
+    return -2.0 * np.linalg.slogdet(whitenings.numpy().astype(np.float64))[1]
+
+
 @pytest.mark.parametrize("method", ["weighted", "sum", "min"])
 @pytest.mark.parametrize("knows_rotations", [True, False])
 def test_several_classes_are_compared_by_likelihood(knows_rotations, method):
@@ -280,8 +285,7 @@ def test_several_classes_are_compared_by_likelihood(knows_rotations, method):
     assert (scorer.evidence, scorer.is_scaled) == (False, False)
     new = draw_images(9, seed=1)
     distances = scorer.distances(new).numpy().astype(np.float64)
-    inverses = np.linalg.slogdet(scorer.whitenings.numpy().astype(np.float64))[1]
-    determinants = -2.0 * inverses[scorer.rotations]  # [V, C]
+    determinants = log_determinants(scorer.whitenings)[scorer.rotations]  # [V, C]
     squares = distances**2 + determinants - determinants.min(1, keepdims=True)
     expected, classes = self_ensemble(np.sqrt(squares), method)
     outputs = scorer.score_batch(new)
@@ -332,14 +336,18 @@ def texture_distances(scorer, images):
     return gaussians.distances(scorer.texture(images), np.zeros(len(images), int)).numpy()
 
 
-def test_a_local_score_needs_no_network():
-    scorer, images = texture_scorer("local", network=False), draw_images(5, 1, (LARGE, LARGE, 3))
+@pytest.mark.parametrize("evidence", [True, False])
+def test_a_local_score_needs_no_network(evidence):
+    scorer = texture_scorer("local", network=False, evidence=evidence)
+    images = draw_images(5, 1, (LARGE, LARGE, 3))
     assert (scorer.network_size, scorer.image_size, scorer.view_count) == (0, LARGE, 1)
     found = scorer.evaluate_images(images)
-    expected = texture_distances(scorer, images)
+    distances = texture_distances(scorer, images)
+    determinants = log_determinants(scorer.texture_whitenings)[0]
+    expected = np.sqrt(distances**2 + determinants - determinants.min()) if evidence else distances
     np.testing.assert_allclose(found["score"], expected.min(1), rtol=1e-3)
     np.testing.assert_array_equal(found["nearest_class"], expected.argmin(1))
-    np.testing.assert_allclose(found["distances"], expected[:, None], rtol=1e-3)
+    np.testing.assert_allclose(found["distances"], distances[:, None], rtol=1e-3)
     assert scorer.embed(images, 1).shape == (5, 1, scorer.texture.dimension)
     assert not [name for name in scorer.state() if name.startswith("network") or name == "means"]
 
