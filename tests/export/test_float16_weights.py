@@ -44,7 +44,8 @@ def test_halves_the_bytes_and_hardly_changes_scores(exported, run_cpp):
     stored = {dtype: [key for key in dtypes if dtypes[key] == dtype] for dtype in (tf.float16, tf.float32)}
     weights, kept = split_weights(detector.scorer_.network)
     assert len(stored[tf.float16]) == len(weights) > 0
-    assert len(stored[tf.float32]) == len(kept) + 5  # means, whitenings, units, threshold, held-out scores
+    assert not detector.scorer_.is_scaled  # several classes: no units
+    assert len(stored[tf.float32]) == len(kept) + 4  # means, whitenings, threshold, held-out scores
     assert sum(2 * np.prod(shapes[key], dtype=int) for key in stored[tf.float16]) == count_bytes(weights) / 2
     assert read_card(path)["export_precision"] == "float16"
     images = mixed_images(6, 20, 20, 4)

@@ -210,8 +210,10 @@ def test_graph_holds_one_network_and_nothing_of_training(saved_model, tiny_detec
         assert ops.count("Conv2D") in (0, convolutions)
     reader = tf.train.load_checkpoint(str(saved_model / "variables" / "variables"))
     stored = sum(np.prod(shape, dtype=int) for shape in reader.get_variable_to_shape_map().values())
-    needed = sum(weight.numpy().size for weight in scorer.weights) + len(tiny_detector.calibration_scores_)
-    assert stored == needed + 1  # every weight once; the description of the checkpoint counts as one
+    assert not scorer.is_scaled  # several classes: no units
+    used = [weight for weight in scorer.weights if weight is not scorer.standardization]
+    needed = sum(weight.numpy().size for weight in used) + len(tiny_detector.calibration_scores_)
+    assert stored == needed + 1  # every used weight once; the description of the checkpoint counts as one
 
 
 # Other kinds of scores
