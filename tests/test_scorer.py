@@ -210,7 +210,7 @@ def units_of(scorer):
 @pytest.mark.parametrize("views_", [0, 8, 4])
 @pytest.mark.parametrize("method", ["weighted", "sum"])
 def test_units_are_mean_and_spread_of_the_held_out_images(method, views_):
-    scorer = make_scorer(1, method=method, views=views_)
+    scorer = make_scorer(1, method=method, views=views_)  # several classes have no evidence, and so no units
     images, held_out = draw_images(30), draw_images(11, seed=5)
     fitting.fit_gaussians(scorer, images, np.zeros(30, int))
     fitting.fit_units(scorer, held_out, images)
@@ -314,6 +314,9 @@ def test_a_network_without_rotations_has_one_gaussian_per_class_and_no_rotation_
     tests = draw_images(5, seed=1)
     distances = expected.distances(scorer.embed(tests, count), [0] * count)
     np.testing.assert_allclose(scorer.distances(tests), distances, rtol=1e-3)
+    determinants = log_determinants(scorer.whitenings)[[0] * count]
+    compared = np.sqrt(distances**2 + determinants - determinants.min(1, keepdims=True))
+    np.testing.assert_allclose(scorer.scores(tests), self_ensemble(compared)[0], rtol=1e-3)
 
 
 def test_automatic_views_are_eight_with_rotations():
@@ -359,21 +362,22 @@ def test_no_images_give_no_scores_with_a_texture(score):
     assert {name: values.shape[0] for name, values in found.items()} == {"score": 0, "nearest_class": 0, "distances": 0}
 
 
+@pytest.mark.parametrize("classes", [1, 2])
 @pytest.mark.parametrize("evidence", [True, False])
-def test_both_scores_grow_with_every_part(evidence, monkeypatch):
+def test_both_scores_grow_with_every_part(evidence, classes, monkeypatch):
     """Whatever the way in which they are combined."""
-    scorer = texture_scorer("both", num_classes=1, evidence=evidence)
+    scorer = texture_scorer("both", num_classes=classes, evidence=evidence)
     assert scorer.is_scaled
     images = draw_images(4, 1, (LARGE, LARGE, 3))
-    distances, classes, parts = scorer.measure_parts(tf.constant(images))
-    names = ["texture", "distance"] + ["evidence"] * evidence
+    distances, nearest, parts = scorer.measure_parts(tf.constant(images))
+    names = ["texture", "distance"] + ["evidence"] * (evidence and classes == 1)
     assert set(parts) == set(names)
     before = scorer.score_batch(images)["score"].numpy()
     assert np.isfinite(before).all()
     for name in names:
         # A part that is 1000 spreads larger dominates any combination.
         larger = {**parts, name: parts[name] + 1000.0 * units_of(scorer)[name][1]}
-        monkeypatch.setattr(scorer, "measure_parts", lambda images, larger=larger: (distances, classes, larger))
+        monkeypatch.setattr(scorer, "measure_parts", lambda images, larger=larger: (distances, nearest, larger))
         assert (scorer.score_batch(images)["score"].numpy() > before + 1.0).all(), name
 
 
