@@ -31,7 +31,8 @@ RESIZES = ("squeeze", "pad", "crop")  # of images that are not square, see `view
 ENCODERS = ("compact", "small", "resnet18", "resnet34", "resnet50")  # our own
 # Those of keras.applications; resnet50 is theirs where encoder_weights is given, and ours where it is not.
 APPLICATIONS = ("mobilenet_v3_small", "efficientnetv2_b0", "resnet50", "convnext_tiny")
-PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir", "cache_dir")  # ~ is expanded
+# Where ~ is expanded.
+PATHS = ("dataset", "anomaly_dataset", "encoder", "encoder_weights", "run_dir", "data_dir", "cache_dir")
 _OF_SCORING = ("views", "view_area", "method", "embedding", "evidence", "shrinkage", "scoring_batch_size")
 EVALUATED = (*_OF_SCORING, "pass_rate", "anomaly_dataset")  # what another evaluation of a finished run can change
 # A training does not depend on these: options of the scoring that follow it, and names of the images, which are known
